@@ -1,0 +1,1 @@
+"""The ClusterNode: takes clients' lines, answers for its tickets, and runs jobs."""

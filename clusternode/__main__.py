@@ -1,0 +1,65 @@
+"""`clusternode HOST PORT`, or `python -m clusternode HOST PORT`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from clusternode.node import Options, serve
+from protocol.limits import NAME_LIMIT, SLOTS_LIMIT
+from protocol.messages import is_name
+from runtime.datadir import locked_directory
+from runtime.lifecycle import run
+from runtime.settings import ADDRESS, PORT, Argument, Setting, integer, parse, text
+
+PROGRAM = "clusternode"
+CPUS = len(os.sched_getaffinity(0))
+
+ARGUMENTS = [
+    Argument("host", text("a host name or address"), "host of the ReverseProxy"),
+    Argument("port", PORT, "port of the ReverseProxy"),
+]
+SETTINGS = [
+    Setting("CLIENT_PORT", PORT, 9000, "port for clients"),
+    Setting("BIND", ADDRESS, "127.0.0.1", "address to listen on"),
+    Setting("DATA_DIR", text("a directory"), None, "state (default: evenly-data/node-CLIENT_PORT)", "--data"),
+    Setting(
+        "SLOTS", integer(1, SLOTS_LIMIT), None, f"jobs that run at once (default: the CPUs, here {CPUS})"
+    ),
+    Setting(
+        "NODE_NAME",
+        text(f"1 to {NAME_LIMIT} printable characters without spaces", is_name),
+        None,
+        "name shown to people (default: the one kept in the data directory)",
+        "--name",
+    ),
+]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    description = "A ClusterNode of Evenly: takes jobs from clients (nc), gives tickets, runs jobs."
+    arguments = sys.argv[1:] if argv is None else argv
+    values = parse(PROGRAM, description, ARGUMENTS, SETTINGS, arguments, os.environ)
+    options = Options(
+        host=values["host"],
+        port=values["port"],
+        bind=values["BIND"],
+        client_port=values["CLIENT_PORT"],
+        slots=values["SLOTS"] or CPUS,
+        name=values["NODE_NAME"],
+    )
+    directory = Path(values["DATA_DIR"] or f"evenly-data/node-{options.client_port}")
+
+    async def body(stop: asyncio.Event) -> None:
+        with locked_directory(directory):
+            await serve(stop, options, directory)
+
+    return run(PROGRAM, body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,347 @@
+"""The node's client port: lines in, replies out, in order, none waiting for another client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+from clusternode.core.events import Asked, ClientGone, Event, Line, LinesReceived, LookUp
+from clusternode.core.origin import reply_of_done, view_of_done
+from clusternode.store.sqlite import SqliteStore, TicketRow
+from clusternode.tickets import new_tickets
+from protocol.dialogue import TOO_LONG, Exit, GetAll, Help, Invalid, Json, Request, Submit, parse_line
+from protocol.errors import ProtocolError
+from protocol.job import JobState, unpack_spec
+from protocol.limits import CLIENT_BUFFER_LIMIT, CLIENTS_LIMIT, LINES_PER_TURN, PIPELINE_LIMIT
+from protocol.lines import LineDecoder
+from protocol.replies import (
+    Failure,
+    Goodbye,
+    HelpText,
+    JobView,
+    JsonMode,
+    Reply,
+    UnknownTicket,
+    listing_end,
+    listing_row,
+    listing_start,
+    render_json,
+    render_text,
+)
+from runtime.connection import set_nodelay
+
+log = logging.getLogger("clusternode")
+
+#: Lines read and not yet handled, above which the client is left unread.
+LINES_HIGH = 2 * LINES_PER_TURN
+#: Seconds that a client has to read its last replies once the connection is closing.
+LINGER = 30.0
+#: Probes find a client whose machine or process is gone while it `wait`s: idle, between, how many.
+KEEPALIVE = (60, 10, 3)
+
+
+class Listing:
+    """Stands in the place of the reply to `getall`, which is streamed from the store."""
+
+
+class Client(asyncio.Protocol):
+    """One client. Its lines are numbered, and so are their replies, which leave in that order."""
+
+    def __init__(self, door: Door, number: int) -> None:
+        self.number = number
+        self._door = door
+        self._decoder = LineDecoder()
+        self._lines: deque[bytes | None] = deque()
+        self._transport: asyncio.Transport | None = None
+        self._next_line = 0
+        self._next_reply = 0
+        self._ready: dict[int, bytes | Listing] = {}
+        self._ready_bytes = 0
+        self._json_from: int | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._input_over = False
+        self._working = False
+        self._flushing = False
+        self._streaming = False
+        self._lookups: deque[LookUp] = deque()
+        self._looking_up = False
+        self._reading_paused = False
+
+    # --- asyncio.Protocol ------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are no subclasses of asyncio's.
+        self._transport = transport = cast(asyncio.Transport, transport)
+        transport.set_write_buffer_limits(high=CLIENT_BUFFER_LIMIT)
+        set_nodelay(transport)
+        sock = transport.get_extra_info("socket")
+        with contextlib.suppress(OSError):
+            options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            for option, value in zip(options, KEEPALIVE, strict=True):
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        if not self._door.admit(self):
+            self._reply(0, Failure(f"This node has {CLIENTS_LIMIT} clients already; please come back later."))
+            self._next_line = 1
+            self._input_over = True
+
+    def data_received(self, data: bytes) -> None:
+        if not self._input_over:
+            self._lines.extend(self._decoder.feed(data))
+            self._schedule_work()
+
+    def eof_received(self) -> bool:
+        if not self._input_over:
+            self._lines.extend(self._decoder.end())
+            self._lines.append(b"exit")
+            self._schedule_work()
+        return True  # what is still owed is written before it closes
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._input_over = True
+        self._lines.clear()
+        self._lookups.clear()
+        self._writable.set()
+        self._door.leave(self)
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+        self._schedule_work()
+        self._schedule_flush()
+
+    # --- lines -----------------------------------------------------------------------------------
+
+    @property
+    def _may_work(self) -> bool:
+        """A client that does not read its replies, or is owed too many, is not read either."""
+        owed = self._next_line - self._next_reply
+        return self._writable.is_set() and owed < PIPELINE_LIMIT and self._ready_bytes < CLIENT_BUFFER_LIMIT
+
+    def _schedule_work(self) -> None:
+        if not self._working and self._lines and self._may_work:
+            self._working = True
+            asyncio.get_running_loop().call_soon(self._work)
+        self.regulate()
+
+    def _work(self) -> None:
+        """One turn: so many lines, in one event."""
+        self._working = False
+        lines: list[Line] = []
+        requests: list[tuple[int, Request]] = []
+        while self._lines and len(requests) < LINES_PER_TURN and not self._input_over:
+            raw = self._lines.popleft()
+            request = TOO_LONG if raw is None else parse_line(raw)
+            if request is None:
+                continue
+            number, self._next_line = self._next_line, self._next_line + 1
+            requests.append((number, request))
+            if isinstance(request, Exit):
+                self._input_over = True
+                self._lines.clear()
+            elif isinstance(request, Json) and self._json_from is None:
+                self._json_from = number
+        tickets = new_tickets(sum(isinstance(request, Submit) for _, request in requests))
+        for number, request in requests:
+            if isinstance(request, Asked):
+                ticket = next(tickets) if isinstance(request, Submit) else ""
+                lines.append(Line(number, request, ticket, self._reads_json(number)))
+            else:
+                self._answer_here(number, request)
+        if lines:
+            self._door.submit(LinesReceived(self.number, lines))
+        self._schedule_work()
+
+    def _answer_here(self, number: int, request: Request) -> None:
+        match request:
+            case Invalid(reason):
+                self._reply(number, Failure(reason))
+            case Help():
+                self._reply(number, HelpText())
+            case Json():
+                self._reply(number, JsonMode())
+            case Exit():
+                self._reply(number, Goodbye())
+            case GetAll():
+                self._ready[number] = Listing()
+                self._schedule_flush()
+
+    def _reads_json(self, number: int) -> bool:
+        return self._json_from is not None and number >= self._json_from
+
+    def regulate(self) -> None:
+        """Reads the socket, or leaves it unread, as things are now."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        full = len(self._lines) > LINES_HIGH or not self._may_work or self._door.congested
+        if full != self._reading_paused:
+            self._reading_paused = full
+            if full:
+                transport.pause_reading()
+            else:
+                transport.resume_reading()
+
+    # --- replies ---------------------------------------------------------------------------------
+
+    def answer(self, number: int, reply: Reply) -> None:
+        """The reply to a line; it leaves when those before it have left."""
+        self._reply(number, reply)
+
+    def _reply(self, number: int, reply: Reply) -> None:
+        data = render_json(reply) if self._reads_json(number) else render_text(reply)
+        self._ready[number] = data
+        self._ready_bytes += len(data)
+        self._schedule_flush()
+
+    def _schedule_flush(self) -> None:
+        if not self._flushing and not self._streaming:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        transport = self._transport
+        if transport is None or transport.is_closing() or self._streaming:
+            return
+        chunks: list[bytes] = []
+        size = 0
+        while self._writable.is_set() and size < CLIENT_BUFFER_LIMIT:
+            data = self._ready.pop(self._next_reply, None)
+            if data is None:
+                break
+            if isinstance(data, Listing):
+                self._streaming = True
+                self._door.background(self._stream(self._next_reply))
+                break
+            chunks.append(data)
+            size += len(data)
+            self._next_reply += 1
+        self._ready_bytes -= size
+        if chunks:
+            transport.write(b"".join(chunks))
+        if self._next_reply in self._ready and self._writable.is_set():
+            self._schedule_flush()
+        if self._input_over and self._next_reply == self._next_line:
+            self.close()
+        self._schedule_work()
+
+    def close(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.close()
+            asyncio.get_running_loop().call_later(LINGER, self._transport.abort)
+
+    async def _stream(self, number: int) -> None:
+        """`getall`, page by page, as fast as the client reads."""
+        as_json = self._reads_json(number)
+        transport = self._transport
+        assert transport is not None
+        transport.write(listing_start(as_json))
+        after, first = 0, True
+        while not transport.is_closing() and (rows := await self._door.store.page(after)):
+            for row in rows:
+                transport.write(listing_row(_view(row), as_json, first))
+                first = False
+            after = rows[-1].seq
+            await self._writable.wait()
+        if not transport.is_closing():
+            transport.write(listing_end(as_json))
+        self._next_reply += 1
+        self._streaming = False
+        self._schedule_flush()
+
+    # --- answers from the store ------------------------------------------------------------------
+
+    def look_up(self, action: LookUp) -> None:
+        """Answers from the store; one reader a client, so that its replies never pile up in memory."""
+        self._lookups.append(action)
+        if not self._looking_up:
+            self._looking_up = True
+            self._door.background(self._look_up_all())
+
+    async def _look_up_all(self) -> None:
+        while self._lookups:
+            batch = list(self._lookups)[:LINES_PER_TURN]
+            rows = await self._door.store.tickets([action.ticket for action in batch])
+            for action, row in zip(batch, rows, strict=False):
+                if not self._lookups:
+                    break  # the client has gone meanwhile
+                self._reply(action.seq, _reply_of_row(action, row))
+                self._lookups.popleft()
+            await self._writable.wait()
+        self._looking_up = False
+
+
+def _view(row: TicketRow) -> JobView:
+    if row.ended is None:
+        return JobView(row.ticket, unpack_spec(row.body), row.submitted_at, JobState.QUEUED)
+    return view_of_done(row.ticket, row.submitted_at, row.body, row.ended)
+
+
+def _reply_of_row(action: LookUp, row: TicketRow | None) -> Reply:
+    if row is None:
+        return UnknownTicket(action.ticket)
+    try:
+        return reply_of_done(action.asked, _view(row))
+    except ProtocolError as error:
+        return Failure(f"The stored job {action.ticket} cannot be read: {error.reason}.")
+
+
+class Door:
+    """All clients of this node."""
+
+    def __init__(
+        self,
+        submit: Callable[[Event], None],
+        store: SqliteStore,
+        background: Callable[[Awaitable[None]], None],
+    ) -> None:
+        self.submit = submit
+        self.store = store
+        self.background = background
+        self._clients: dict[int, Client] = {}
+        self._next_number = 1
+        #: The disk is far behind: no client is read until it has caught up.
+        self.congested = False
+
+    def connect(self) -> asyncio.Protocol:
+        """The protocol of a new connection."""
+        client = Client(self, self._next_number)
+        self._next_number += 1
+        return client
+
+    def admit(self, client: Client) -> bool:
+        if len(self._clients) >= CLIENTS_LIMIT:
+            return False
+        self._clients[client.number] = client
+        return True
+
+    def leave(self, client: Client) -> None:
+        if self._clients.pop(client.number, None) is not None:
+            self.submit(ClientGone(client.number))
+
+    def get(self, number: int) -> Client | None:
+        return self._clients.get(number)
+
+    def pause(self) -> None:
+        self._set_congested(True)
+
+    def resume(self) -> None:
+        self._set_congested(False)
+
+    def _set_congested(self, congested: bool) -> None:
+        self.congested = congested
+        for client in self._clients.values():
+            client.regulate()
+
+    def close(self) -> None:
+        """The node stops: connections end, what was answered is written."""
+        for client in list(self._clients.values()):
+            client.close()

@@ -1,0 +1,1 @@
+"""Decides; pure. `NodeCore.step(event, now)` gives the records to commit and the actions to release then."""

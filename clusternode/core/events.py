@@ -1,0 +1,204 @@
+"""What comes into the core, what it records, and what goes out of it.
+
+A client is a connection, by number; `seq` numbers its lines, so that replies find their place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from protocol.dialogue import CancelJob, GetResult, Status, Submit, Wait
+from protocol.dialogue import Nodes as NodesRequest
+from protocol.dialogue import Stats as StatsRequest
+from protocol.job import Ended
+from protocol.messages import Message
+from protocol.replies import Reply
+
+# --- events --------------------------------------------------------------------------------------
+
+Asked = Submit | GetResult | Wait | Status | CancelJob | NodesRequest | StatsRequest
+
+
+class Line(NamedTuple):
+    """One request of a client. `ticket` is a new one where it submits; `as_json`: it reads JSON."""
+
+    seq: int
+    asked: Asked
+    ticket: str
+    as_json: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LinesReceived:
+    client: int
+    lines: Sequence[Line]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientGone:
+    client: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """Connected to the load balancer; it does not know us yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class FromBalancer:
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class CommandEnded:
+    """A command that was spawned is over; its whole process group is gone."""
+
+    ticket: str
+    attempt: int
+    started_at: float
+    finished_at: float
+    #: None where its worker was lost with it.
+    exit_code: int | None
+    timed_out: bool = False
+    stdout: bytes = b""
+    stderr: bytes = b""
+    stdout_total: int = 0
+    stderr_total: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """This machine: load average over a minute, bytes of memory available."""
+
+    load: float
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A deadline has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The operator stops this node: nothing starts any more, what runs is ended."""
+
+
+Event = LinesReceived | ClientGone | LinkUp | LinkDown | FromBalancer | CommandEnded | Measured | Tick | Stop
+
+
+# --- records: `seq` is the order of submission on this node, the key in its store ---------------------
+
+
+class Submitted(NamedTuple):
+    seq: int
+    ticket: str
+    submitted_at: float
+    body: bytes
+
+
+class CancelAsked(NamedTuple):
+    seq: int
+
+
+class Done(NamedTuple):
+    """The one outcome of a ticket of ours."""
+
+    seq: int
+    ended: Ended
+
+
+class Kept(NamedTuple):
+    """A result of an attempt that ran here, kept until the load balancer has it."""
+
+    ended: Ended
+
+
+class Released(NamedTuple):
+    """The load balancer has it."""
+
+    ticket: str
+
+
+Record = Submitted | CancelAsked | Done | Kept | Released
+
+
+# --- actions -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    client: int
+    seq: int
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """Answer from the store: the ticket is not open, so it is done or not ours."""
+
+    client: int
+    seq: int
+    asked: GetResult | Wait | Status | CancelJob
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """To the load balancer."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class SendKept:
+    """Read these results from the store and send them; ask for `tickets` in the same breath."""
+
+    kept: Sequence[str]
+    tickets: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    ticket: str
+    attempt: int
+    line: str
+    time_limit: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """End the command of this attempt with its process group; CommandEnded follows."""
+
+    ticket: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    text: str
+    warning: bool = False
+
+
+Action = Answer | LookUp | Send | SendKept | Disconnect | Spawn | Kill | Log
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Records to commit, and what may happen only after that, in order."""
+
+    records: list[Record] = field(default_factory=list)
+    actions: list[Action] = field(default_factory=list)

@@ -1,0 +1,305 @@
+"""The node as an executor: a queue, slots, and results kept until the load balancer has them.
+
+An attempt is in exactly one of `queue`, `running` and `outbox`; anything else about it is stale.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from clusternode.core.events import CommandEnded, Kept, Kill, Outcome, Released, Send, SendKept, Spawn
+from protocol.delivery import Delivery
+from protocol.errors import ProtocolError
+from protocol.job import Command, Ended, JobSpec, Report, Sleep, unpack_spec
+from protocol.job import Outcome as JobOutcome
+from protocol.messages import (
+    Held,
+    JobItem,
+    NotHere,
+    RequestOfRes,
+    ResReq,
+    Result,
+    Returned,
+    Started,
+    in_batches,
+    result_size,
+)
+
+#: A job that runs this long is reported as STARTED; shorter ones are spared the message.
+STARTED_AFTER = 0.05
+#: A result that the load balancer has not acknowledged after this long goes to our own disk.
+KEEP_AFTER = 0.5
+
+
+@dataclass(slots=True)
+class Running:
+    """`cancelled`: its end, however it comes, is to be taken as that."""
+
+    attempt: int
+    spec: JobSpec
+    started_at: float
+    cancelled: bool = False
+
+
+class Executor:
+    """Starts what it is given in order, as far as there are slots."""
+
+    def __init__(self, name: str, slots: int, kept: Iterable[tuple[str, int, int]]) -> None:
+        """`kept`: (ticket, attempt, size) of the results that the store kept."""
+        self.name = name
+        self.slots = slots
+        self.queue: dict[str, JobItem] = {}
+        self.running: dict[str, Running] = {}
+        #: Attempts by ticket whose result the load balancer has not acknowledged.
+        self.outbox: dict[str, int] = {}
+        self.done = 0
+        self.stopping = False
+        self._delivery = Delivery()
+        #: Results at hand; those of the outbox that are not here are in the store.
+        self._results: dict[str, Ended] = {}
+        self._stored: set[str] = set()
+        self._sleeps: list[tuple[float, str, int]] = []
+        #: (time, ticket, attempt), in order: when to report STARTED, when to keep.
+        self._to_report: dict[tuple[str, int], float] = {}
+        self._to_keep: dict[str, float] = {}
+        for ticket, attempt, size in kept:
+            self.outbox[ticket] = attempt
+            self._stored.add(ticket)
+            self._delivery.add(ticket, size)
+
+    # --- what the load balancer says -------------------------------------------------------------
+
+    def holdings(self) -> tuple[tuple[Held, ...], tuple[Held, ...], tuple[Held, ...]]:
+        """(held, running, finished) for HELLO."""
+        return (
+            tuple(Held(item.ticket, item.attempt) for item in self.queue.values()),
+            tuple(Held(ticket, job.attempt) for ticket, job in self.running.items()),
+            tuple(Held(ticket, attempt) for ticket, attempt in self.outbox.items()),
+        )
+
+    def assign(self, items: Iterable[JobItem], out: Outcome) -> None:
+        for item in items:
+            known = self._attempt(item.ticket)
+            if known is not None and known >= item.attempt:
+                continue  # a repetition
+            if known is not None:
+                self._forget(item.ticket, out)
+            self.queue[item.ticket] = item
+
+    def recall(self, jobs: Iterable[Held], out: Outcome) -> None:
+        returned = []
+        for ticket, attempt in jobs:
+            item = self.queue.get(ticket)
+            if item is not None and item.attempt == attempt:
+                del self.queue[ticket]
+                returned.append(Held(ticket, attempt))
+        out.actions.append(Send(Returned(returned)))
+
+    def cancel(self, jobs: Iterable[Held], now: float, out: Outcome) -> None:
+        for ticket, attempt in jobs:
+            if self._attempt(ticket) != attempt:
+                continue
+            if self.queue.pop(ticket, None) is not None:
+                self._finish(ticket, attempt, JobOutcome.CANCELLED, self._bare(now, "before it started"), now)
+                continue
+            job = self.running.get(ticket)
+            if job is None or job.cancelled:
+                continue
+            job.cancelled = True
+            if isinstance(job.spec, Sleep):
+                del self.running[ticket]
+                report = Report(self.name, job.started_at, now)
+                self._finish(ticket, attempt, JobOutcome.CANCELLED, report, now)
+            else:
+                out.actions.append(Kill(ticket, attempt))
+
+    def drop(self, jobs: Iterable[Held], out: Outcome) -> None:
+        """These attempts are stale: nothing more of them."""
+        for ticket, attempt in jobs:
+            if self._attempt(ticket) == attempt:
+                self._forget(ticket, out)
+
+    def requested(self, tickets: Iterable[str], out: Outcome) -> None:
+        """REQUEST_OF_RES: what is finished was sent or will be; what is not here at all is said so."""
+        missing = [ticket for ticket in tickets if self._attempt(ticket) is None]
+        if missing:
+            out.actions.append(Send(NotHere(missing)))
+
+    def acknowledged(self, results: Iterable[Held], out: Outcome) -> None:
+        for ticket, attempt in results:
+            if self.outbox.get(ticket) == attempt:
+                self._release(ticket, out)
+
+    # --- what happens here -----------------------------------------------------------------------
+
+    def command_ended(self, event: CommandEnded, now: float) -> None:
+        job = self.running.get(event.ticket)
+        if job is None or job.attempt != event.attempt:
+            return
+        del self.running[event.ticket]
+        if self.stopping:
+            return
+        if job.cancelled:
+            outcome = JobOutcome.CANCELLED
+        elif event.exit_code is None:
+            outcome = JobOutcome.LOST
+        elif event.timed_out:
+            outcome = JobOutcome.TIMED_OUT
+        else:
+            outcome = JobOutcome.SUCCEEDED if event.exit_code == 0 else JobOutcome.FAILED
+        report = Report(
+            self.name,
+            event.started_at,
+            event.finished_at,
+            event.exit_code,
+            event.stdout,
+            event.stderr,
+            event.stdout_total,
+            event.stderr_total,
+            event.reason,
+        )
+        self._finish(event.ticket, event.attempt, outcome, report, now)
+
+    def advance(self, now: float, connected: bool, out: Outcome) -> None:
+        """Ends sleeps that are over, starts what there is room for, reports and keeps what is due.
+
+        Sends what the load balancer is owed, as far as the window allows and it is connected.
+        """
+        while self._sleeps and self._sleeps[0][0] <= now:
+            _, ticket, attempt = heapq.heappop(self._sleeps)
+            job = self.running.get(ticket)
+            if job is not None and job.attempt == attempt:
+                del self.running[ticket]
+                report = Report(self.name, job.started_at, now)
+                self._finish(ticket, attempt, JobOutcome.SUCCEEDED, report, now)
+        while self.queue and len(self.running) < self.slots and not self.stopping:
+            self._start(self.queue.pop(next(iter(self.queue))), now, out)
+        if connected:
+            self._report_started(now, out)
+            self._send(self._delivery.take(now), (), out)
+        self._keep_due(now, connected, out)
+
+    def next_deadline(self, connected: bool) -> float | None:
+        deadlines = [self._sleeps[0][0]] if self._sleeps else []
+        if self._to_report and connected:
+            deadlines.append(next(iter(self._to_report.values())))
+        if self._to_keep:
+            deadlines.append(next(iter(self._to_keep.values())))
+        return min(deadlines, default=None)
+
+    def link_up(self) -> None:
+        """The load balancer knows us anew: it is owed all results, and HELLO told it what runs."""
+        self._delivery.reset()
+
+    def exchange(self, before: float, tickets: list[str], now: float, out: Outcome) -> None:
+        """The periodic REQUEST_OF_RES / RESULT / RES_REQ: overdue results again, and `tickets` asked for."""
+        self._send(self._delivery.overdue(before, now), tickets, out)
+
+    def stop(self, now: float, out: Outcome) -> None:
+        """Nothing starts any more; commands are ended; what is not acknowledged goes to disk."""
+        self.stopping = True
+        self.queue.clear()
+        for ticket, job in list(self.running.items()):
+            if isinstance(job.spec, Sleep):
+                del self.running[ticket]
+            else:
+                out.actions.append(Kill(ticket, job.attempt))
+        self._keep_due(now, False, out)
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _attempt(self, ticket: str) -> int | None:
+        if ticket in self.queue:
+            return self.queue[ticket].attempt
+        if ticket in self.running:
+            return self.running[ticket].attempt
+        return self.outbox.get(ticket)
+
+    def _start(self, item: JobItem, now: float, out: Outcome) -> None:
+        ticket, attempt = item.ticket, item.attempt
+        try:
+            spec = unpack_spec(item.body)
+        except ProtocolError as error:
+            self._finish(ticket, attempt, JobOutcome.FAILED, self._bare(now, error.reason), now)
+            return
+        match spec:
+            case Sleep(0):
+                self._finish(ticket, attempt, JobOutcome.SUCCEEDED, Report(self.name, now, now), now)
+            case Sleep(ms):
+                self.running[ticket] = Running(attempt, spec, now)
+                heapq.heappush(self._sleeps, (now + ms / 1000, ticket, attempt))
+                self._to_report[ticket, attempt] = now + STARTED_AFTER
+            case Command(line, limit):
+                self.running[ticket] = Running(attempt, spec, now)
+                out.actions.append(Spawn(ticket, attempt, line, limit))
+                self._to_report[ticket, attempt] = now + STARTED_AFTER
+
+    def _finish(self, ticket: str, attempt: int, outcome: JobOutcome, report: Report, now: float) -> None:
+        ended = Ended(ticket, attempt, str(outcome), report.pack())
+        self.done += 1
+        self._to_report.pop((ticket, attempt), None)
+        self.outbox[ticket] = attempt
+        self._results[ticket] = ended
+        self._delivery.add(ticket, len(ended.body))
+        self._to_keep[ticket] = now + KEEP_AFTER
+
+    def _bare(self, now: float, reason: str) -> Report:
+        return Report(node=self.name, finished_at=now, reason=reason)
+
+    def _forget(self, ticket: str, out: Outcome) -> None:
+        """Takes an attempt out, wherever it is. A command is killed; its end will be nobody's news."""
+        self.queue.pop(ticket, None)
+        job = self.running.get(ticket)
+        if job is not None and isinstance(job.spec, Command):
+            out.actions.append(Kill(ticket, job.attempt))
+        self.running.pop(ticket, None)
+        if ticket in self.outbox:
+            self._release(ticket, out)
+
+    def _release(self, ticket: str, out: Outcome) -> None:
+        del self.outbox[ticket]
+        self._delivery.acknowledge(ticket)
+        self._results.pop(ticket, None)
+        self._to_keep.pop(ticket, None)
+        if ticket in self._stored:
+            self._stored.discard(ticket)
+            out.records.append(Released(ticket))
+
+    def _report_started(self, now: float, out: Outcome) -> None:
+        due = []
+        for (ticket, attempt), at in self._to_report.items():
+            if at > now:
+                break
+            due.append(Held(ticket, attempt))
+        for held in due:
+            del self._to_report[held]
+        due = [held for held in due if held.ticket in self.running]
+        for batch in in_batches(due, lambda _: 0):
+            out.actions.append(Send(Started(batch)))
+
+    def _keep_due(self, now: float, connected: bool, out: Outcome) -> None:
+        """What was not acknowledged in time, or cannot be now, goes to the store and out of memory."""
+        due = []
+        for ticket, at in self._to_keep.items():
+            if at > now and connected and not self.stopping:
+                break
+            due.append(ticket)
+        for ticket in due:
+            del self._to_keep[ticket]
+            out.records.append(Kept(self._results.pop(ticket)))
+            self._stored.add(ticket)
+
+    def _send(self, tickets: list[str], asking: list[str] | tuple[()], out: Outcome) -> None:
+        at_hand = [self._results[ticket] for ticket in tickets if ticket in self._results]
+        stored = [ticket for ticket in tickets if ticket not in self._results]
+        batches = list(in_batches(at_hand, result_size))
+        if asking and not stored and batches:
+            out.actions.append(Send(ResReq(batches.pop(), asking)))
+            asking = ()
+        out.actions.extend(Send(Result(batch)) for batch in batches)
+        if stored:
+            out.actions.append(SendKept(stored, asking))
+        elif asking:
+            out.actions.append(Send(RequestOfRes(asking)))

@@ -1,0 +1,103 @@
+"""The link to the load balancer: connects, and connects again, with backoff."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+
+from protocol.limits import LINK_TIMEOUT
+from protocol.messages import Message
+from runtime.connection import FrameConnection
+
+log = logging.getLogger("clusternode")
+
+#: Seconds between two attempts: doubled from the first to the last, and spread so that nodes do not come
+#: back all at once.
+BACKOFF_FIRST = 0.1
+BACKOFF_LAST = 5.0
+
+
+class Link:
+    """At most one connection at a time: `on_up`, then `on_message`s, then `on_down`, again and again."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        on_up: Callable[[], None],
+        on_message: Callable[[Message], None],
+        on_down: Callable[[], None],
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._on_up = on_up
+        self._on_message = on_message
+        self._on_down = on_down
+        self._lost = asyncio.Event()
+        self._heard = False
+        self._said = ""
+        self.connection: FrameConnection | None = None
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        delay = BACKOFF_FIRST
+        while True:
+            try:
+                await self._connect()
+            except (OSError, TimeoutError) as error:
+                self._say(
+                    f"the ReverseProxy at {self._host}:{self._port} cannot be reached ({_reason(error)})"
+                )
+            else:
+                await self._lost.wait()
+                if self._heard:
+                    delay = BACKOFF_FIRST
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            delay = min(delay * 2, BACKOFF_LAST)
+
+    def send(self, message: Message) -> None:
+        if self.connection is not None:
+            self.connection.send(message)
+
+    def disconnect(self, reason: str) -> None:
+        if self.connection is not None:
+            self.connection.close(reason)
+
+    async def _connect(self) -> None:
+        self._lost.clear()
+        self._heard = False
+        loop = asyncio.get_running_loop()
+        connection = FrameConnection(self._receive, self._ended)
+        async with asyncio.timeout(LINK_TIMEOUT):
+            await loop.create_connection(lambda: connection, self._host, self._port)
+        self.connection = connection
+        self._on_up()
+
+    def _receive(self, message: Message) -> None:
+        self._on_message(message)
+
+    def welcomed(self) -> None:
+        """The load balancer took us: the next loss is news again, and the next attempt comes at once."""
+        self._heard = True
+        self._said = ""
+
+    def _ended(self, reason: str) -> None:
+        was_up, self.connection = self.connection is not None, None
+        self._lost.set()
+        if was_up:
+            self._on_down()
+            self._say(f"the link to the ReverseProxy at {self._host}:{self._port} ended: {reason}")
+
+    def _say(self, text: str) -> None:
+        """Each state of affairs once, not once an attempt."""
+        if text != self._said:
+            self._said = text
+            log.warning("%s; trying again until it is there", text)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {LINK_TIMEOUT:g} s"
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)

@@ -1,0 +1,205 @@
+"""The node's shell: clients, the link, the store and the helpers around the core."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from clusternode.clients import Door
+from clusternode.core.events import (
+    Action,
+    Answer,
+    Disconnect,
+    Event,
+    FromBalancer,
+    Kill,
+    LinkDown,
+    LinkUp,
+    Log,
+    LookUp,
+    Measured,
+    Record,
+    Send,
+    SendKept,
+    Spawn,
+    Stop,
+    Tick,
+)
+from clusternode.core.node import Identity, NodeCore
+from clusternode.executor.leftovers import empty_directory, kill_leftovers
+from clusternode.executor.pool import Pool
+from clusternode.link import Link
+from clusternode.store.sqlite import SqliteStore
+from protocol.limits import INFO_PERIOD
+from protocol.messages import Message, RequestOfRes, ResReq, Result, Welcome, in_batches, result_size
+from runtime.engine import Clock, Engine
+from runtime.lifecycle import Background, end, listen, until_stopped
+
+log = logging.getLogger("clusternode")
+
+#: Kept results are read from the store so many at a time.
+KEPT_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line and the environment say. `name` None: the one kept in the data directory."""
+
+    host: str
+    port: int
+    bind: str
+    client_port: int
+    slots: int
+    name: str | None
+
+
+class Node:
+    """Runs the engine and performs what the core decides."""
+
+    def __init__(
+        self, core: NodeCore, options: Options, store: SqliteStore, clock: Clock, work: Path
+    ) -> None:
+        self.engine: Engine[Event, Record, Action] = Engine(core, Tick(), store.commit, self._release, clock)
+        self._core = core
+        self._store = store
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._background = Background(self._fail)
+        submit = self.engine.submit
+        self.door = Door(submit, store, self._background.start)
+        self.engine.attach(self.door)
+        offset = clock.now() - time.monotonic()
+        self._pool = Pool(options.slots, work, core.identity.node_id, offset, submit, self._background.start)
+        self._link = Link(options.host, options.port, self._on_up, self._on_message, self._on_down)
+
+    async def run(self) -> None:
+        """Until cancelled. Raises StorageError."""
+        tasks = [
+            asyncio.ensure_future(self.engine.run()),
+            asyncio.ensure_future(self._link.run()),
+            asyncio.ensure_future(self._measure()),
+        ]
+        try:
+            done, _ = await asyncio.wait({*tasks, self._failure}, return_when=asyncio.FIRST_COMPLETED)
+            for each in done:
+                each.result()
+        finally:
+            await end(*tasks)
+            await self._pool.close()
+            await self._background.end()
+
+    async def stop(self) -> None:
+        """Ends running commands, says goodbye, and returns when all is durable."""
+        self.engine.submit(Stop())
+        await self.engine.settle()
+        self.door.close()
+        self._link.disconnect("the node stops")
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._failure.done():
+            self._failure.set_exception(error)
+
+    # --- the link --------------------------------------------------------------------------------
+
+    def _on_up(self) -> None:
+        if self._link.connection is not None:
+            self.engine.attach(self._link.connection)
+        self.engine.submit(LinkUp())
+
+    def _on_message(self, message: Message) -> None:
+        if isinstance(message, Welcome):
+            self._link.welcomed()
+        self.engine.submit(FromBalancer(message))
+
+    def _on_down(self) -> None:
+        self.engine.submit(LinkDown())
+
+    # --- actions ---------------------------------------------------------------------------------
+
+    def _release(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Answer(client, seq, reply):
+                    session = self.door.get(client)
+                    if session is not None:
+                        session.answer(seq, reply)
+                case Send(message):
+                    self._link.send(message)
+                case Spawn():
+                    self._pool.spawn(action)
+                case LookUp(client):
+                    session = self.door.get(client)
+                    if session is not None:
+                        session.look_up(action)
+                case SendKept(kept, tickets):
+                    self._background.start(self._send_kept(list(kept), list(tickets)))
+                case Kill(ticket, attempt):
+                    self._pool.kill(ticket, attempt)
+                case Disconnect(reason):
+                    self._link.disconnect(reason)
+                case Log(text, warning):
+                    log.log(logging.WARNING if warning else logging.INFO, "%s", text)
+
+    async def _send_kept(self, kept: list[str], asking: list[str]) -> None:
+        for start in range(0, len(kept), KEPT_AT_ONCE):
+            results = await self._store.kept(kept[start : start + KEPT_AT_ONCE])
+            for batch in in_batches(results, result_size):
+                self._link.send(ResReq(batch, asking) if asking else Result(batch))
+                asking = []
+        if asking:
+            self._link.send(RequestOfRes(asking))
+
+    async def _measure(self) -> None:
+        """Load and memory of this machine, for INFO."""
+        while True:
+            self.engine.submit(Measured(os.getloadavg()[0], available_memory()))
+            await asyncio.sleep(INFO_PERIOD)
+
+
+def available_memory() -> int:
+    """Bytes of memory that this machine could still give; 0 where the kernel does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+async def serve(stop: asyncio.Event, options: Options, directory: Path) -> None:
+    """The whole program inside a locked data directory, until `stop` is set."""
+    store = await SqliteStore.open(directory)
+    try:
+        new_id = secrets.token_hex(8)
+        node_id, name = await store.identity(new_id, options.name, f"node-{new_id[:4]}")
+        killed = kill_leftovers(node_id)
+        if killed:
+            log.warning("%d processes of jobs had outlived this node and were killed", killed)
+        work = directory / "work"
+        await asyncio.to_thread(empty_directory, work)
+        open_jobs, next_seq, kept = await store.load()
+        clock = Clock()
+        identity = Identity(node_id, secrets.token_hex(8), name, options.slots)
+        node = Node(NodeCore(identity, open_jobs, next_seq, kept, clock.now()), options, store, clock, work)
+        listening = await listen(node.door.connect, options.bind, options.client_port, "--client-port")
+        log.info(
+            "node %s ready for clients on %s:%d, %d slots, %d tickets open, data in %s",
+            *(name, options.bind, options.client_port, options.slots, len(open_jobs), directory),
+        )
+        running = asyncio.ensure_future(node.run())
+        try:
+            await until_stopped(stop, running)
+            log.info("stopping")
+            listening.close()
+            await node.stop()
+        finally:
+            listening.close()
+            await end(running)
+    finally:
+        await store.close()

@@ -1,0 +1,199 @@
+"""What a node must not forget: its tickets with their results, and results that the load balancer lacks."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from clusternode.core.events import CancelAsked, Done, Kept, Record, Released, Submitted
+from clusternode.core.origin import Stored
+from protocol.job import Ended
+from protocol.limits import MIB
+from runtime.database import Database
+
+_APPLICATION_ID = 0x45564E44  # "EVND"
+
+_MIGRATIONS = [
+    """
+    CREATE TABLE node (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL, name TEXT NOT NULL);
+    CREATE TABLE tickets (
+        seq INTEGER PRIMARY KEY,
+        ticket TEXT NOT NULL UNIQUE,
+        submitted_at REAL NOT NULL,
+        cancelled INTEGER NOT NULL,
+        attempt INTEGER NOT NULL,
+        outcome TEXT,
+        body BLOB NOT NULL
+    );
+    CREATE INDEX open_tickets ON tickets (seq) WHERE outcome IS NULL;
+    CREATE TABLE reports (seq INTEGER PRIMARY KEY, report BLOB NOT NULL);
+    CREATE TABLE kept (
+        ticket TEXT PRIMARY KEY,
+        attempt INTEGER NOT NULL,
+        outcome TEXT NOT NULL,
+        report BLOB NOT NULL
+    )
+    """
+]
+
+#: A page of `getall` ends after so many bytes of reports, so that its memory does not depend on them.
+PAGE_BYTES = 2 * MIB
+PAGE_ROWS = 500
+
+_SELECT = """
+    SELECT seq, ticket, submitted_at, body, attempt, outcome, report
+    FROM tickets LEFT JOIN reports USING (seq)
+"""
+
+
+class TicketRow(NamedTuple):
+    """A ticket of this node; `ended` is None while it is open."""
+
+    seq: int
+    ticket: str
+    submitted_at: float
+    body: bytes
+    ended: Ended | None
+
+
+class SqliteStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @classmethod
+    async def open(cls, directory: Path) -> SqliteStore:
+        """Raises StartError if the file cannot be used."""
+        path = directory / "clusternode.sqlite3"
+        return cls(await Database.open(path, _APPLICATION_ID, _MIGRATIONS))
+
+    async def identity(self, new_id: str, name: str | None, default_name: str) -> tuple[str, str]:
+        """(id, name) of this node, kept from its first start; a given `name` replaces the kept one."""
+
+        def change(connection: sqlite3.Connection) -> tuple[str, str]:
+            connection.execute(
+                "INSERT INTO node VALUES (1, ?, ?) ON CONFLICT (one) DO NOTHING",
+                (new_id, name or default_name),
+            )
+            if name is not None:
+                connection.execute("UPDATE node SET name = ?", (name,))
+            row: tuple[str, str] = connection.execute("SELECT id, name FROM node").fetchone()
+            return row
+
+        return await self._database.write(change)
+
+    async def load(self) -> tuple[list[Stored], int, list[tuple[str, int, int]]]:
+        """(open tickets in order of submission, the next seq, kept results as (ticket, attempt, size))."""
+
+        def query(
+            connection: sqlite3.Connection,
+        ) -> tuple[list[Stored], int, list[tuple[str, int, int]]]:
+            rows = connection.execute(
+                "SELECT seq, ticket, submitted_at, body, cancelled FROM tickets"
+                " WHERE outcome IS NULL ORDER BY seq"
+            )
+            stored = [Stored._make(row) for row in rows]
+            (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM tickets").fetchone()
+            kept = connection.execute("SELECT ticket, attempt, length(report) FROM kept").fetchall()
+            return stored, last + 1, kept
+
+        return await self._database.read(query)
+
+    async def commit(self, records: Sequence[Record]) -> None:
+        """Durable, atomic and in order when it returns. Raises StorageError."""
+        submitted = [(r.seq, r.ticket, r.submitted_at, r.body) for r in records if isinstance(r, Submitted)]
+        cancelled = [(r.seq,) for r in records if isinstance(r, CancelAsked)]
+        done = [r for r in records if isinstance(r, Done)]
+        outcomes = [(r.ended.attempt, r.ended.outcome, r.seq) for r in done]
+        reports = [(r.seq, r.ended.body) for r in done]
+        kept, released = _kept_and_released(records)
+
+        def change(connection: sqlite3.Connection) -> None:
+            # In this order a ticket that was submitted, cancelled and done in one batch ends as done.
+            connection.executemany("INSERT INTO tickets VALUES (?, ?, ?, 0, 0, NULL, ?)", submitted)
+            connection.executemany("UPDATE tickets SET cancelled = 1 WHERE seq = ?", cancelled)
+            connection.executemany(
+                "UPDATE tickets SET attempt = ?, outcome = ? WHERE seq = ? AND outcome IS NULL", outcomes
+            )
+            connection.executemany("INSERT OR IGNORE INTO reports VALUES (?, ?)", reports)
+            connection.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?)", kept)
+            connection.executemany("DELETE FROM kept WHERE ticket = ?", released)
+
+        await self._database.write(change)
+
+    async def tickets(self, tickets: Sequence[str]) -> list[TicketRow | None]:
+        """The rows of these tickets, in order, as many as PAGE_BYTES of reports allow, at least one.
+
+        None stands for a ticket that is not of this node.
+        """
+
+        def query(connection: sqlite3.Connection) -> list[TicketRow | None]:
+            rows: list[TicketRow | None] = []
+            size = 0
+            for ticket in tickets:
+                found = connection.execute(
+                    f"{_SELECT} WHERE ticket = ?",
+                    (ticket,),
+                ).fetchone()
+                row = _row(found) if found is not None else None
+                rows.append(row)
+                size += len(row.ended.body) if row is not None and row.ended is not None else 0
+                if size > PAGE_BYTES:
+                    break
+            return rows
+
+        return await self._database.read(query)
+
+    async def page(self, after: int) -> list[TicketRow]:
+        """The next rows in order of submission, of all tickets with `seq` above `after`; empty at the end."""
+
+        def query(connection: sqlite3.Connection) -> list[TicketRow]:
+            rows = []
+            size = 0
+            for found in connection.execute(
+                f"{_SELECT} WHERE seq > ? ORDER BY seq LIMIT ?",
+                (after, PAGE_ROWS),
+            ):
+                rows.append(_row(found))
+                size += len(found[6] or b"")
+                if size > PAGE_BYTES:
+                    break
+            return rows
+
+        return await self._database.read(query)
+
+    async def kept(self, tickets: Sequence[str]) -> list[Ended]:
+        """The kept results of these tickets; those released meanwhile are left out."""
+
+        def query(connection: sqlite3.Connection) -> list[Ended]:
+            results = []
+            for ticket in tickets:
+                row = connection.execute("SELECT * FROM kept WHERE ticket = ?", (ticket,)).fetchone()
+                if row is not None:
+                    results.append(Ended._make(row))
+            return results
+
+        return await self._database.read(query)
+
+    async def close(self) -> None:
+        await self._database.close()
+
+
+def _row(found: tuple[int, str, float, bytes, int, str | None, bytes | None]) -> TicketRow:
+    seq, ticket, submitted_at, body, attempt, outcome, report = found
+    ended = None if outcome is None else Ended(ticket, attempt, outcome, report or b"")
+    return TicketRow(seq, ticket, submitted_at, body, ended)
+
+
+def _kept_and_released(records: Sequence[Record]) -> tuple[list[Ended], list[tuple[str]]]:
+    """The last word on each kept result."""
+    last: dict[str, Kept | Released] = {}
+    for record in records:
+        if isinstance(record, Kept):
+            last[record.ended.ticket] = record
+        elif isinstance(record, Released):
+            last[record.ticket] = record
+    kept = [record.ended for record in last.values() if isinstance(record, Kept)]
+    released = [(record.ticket,) for record in last.values() if isinstance(record, Released)]
+    return kept, released

@@ -1,0 +1,1 @@
+"""Decides; pure. `Balancer.step(event, now)` gives the records to commit and the actions to release then."""

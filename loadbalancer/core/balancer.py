@@ -1,0 +1,524 @@
+"""The load balancer's state machine: `step(event, now)`.
+
+Invariants:
+
+1. Of a job, only the attempt that this state names, on the node that it names, may change it. All else is
+   stale: acknowledged, so that the sender can forget it, counted, and dropped.
+2. A submission cannot come after its job was forgotten: the origin sends on one link in order, so any
+   repetition of its JOB stands before its ACK of the result. That is why nothing need be remembered.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from loadbalancer.core.evenness import Load, least_loaded, surplus
+from loadbalancer.core.events import (
+    Accept,
+    Action,
+    Close,
+    Deliver,
+    Event,
+    HelloReceived,
+    LinkLost,
+    Log,
+    MessageReceived,
+    Outcome,
+    Send,
+    Stored,
+    StrangerAsked,
+    Tick,
+)
+from loadbalancer.core.jobs import Job, Row, State
+from loadbalancer.core.ledger import Ledger
+from loadbalancer.core.nodes import Node
+from protocol.job import Outcome as JobOutcome
+from protocol.limits import BATCH_ITEMS, INFO_PERIOD, LINK_TIMEOUT, QUERY_LIMIT, REQUEST_ITEMS
+from protocol.messages import (
+    AckJobs,
+    AckResults,
+    Answer,
+    Bye,
+    Cancel,
+    Drop,
+    Error,
+    Held,
+    Hello,
+    Info,
+    JobItem,
+    NotHere,
+    Query,
+    Recall,
+    Refuse,
+    RequestOfRes,
+    ResReq,
+    Result,
+    Returned,
+    Started,
+    Welcome,
+    in_batches,
+    result_size,
+)
+from protocol.messages import Job as JobMessage
+
+#: Between two recalls that idle slots asked for: work must not run to and fro faster than it is done.
+EVENING_PAUSE = 0.1
+#: A node that is away and holds nothing stays in `nodes` this long.
+REMEMBER_NODE = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Periods in seconds."""
+
+    eager: bool = True
+    dispatch_period: float = 5.0
+    max_num_jobs_dispatch: int = 30
+    request_result_period: float = 3.0
+    max_num_nodes: int = 10
+    node_grace_period: float = 10.0
+    crash_limit: int = 3
+
+
+class Balancer:
+    """All that the load balancer decides. Not a line of I/O: feed it events, do as it says."""
+
+    def __init__(
+        self, settings: Settings, balancer_id: str, epoch: int, rows: Iterable[Row], now: float
+    ) -> None:
+        self.settings = settings
+        self.balancer_id = balancer_id
+        self.epoch = epoch
+        self.ledger = Ledger(settings.crash_limit, settings.node_grace_period, rows, now)
+        self._links: dict[int, Node] = {}
+        self._now = now
+        self._next_info = now + INFO_PERIOD
+        self._next_dispatch = now + settings.dispatch_period
+        self._next_request = now + settings.request_result_period
+        self._next_evening: float | None = None
+        self._last_evening = -EVENING_PAUSE
+        self._actions: list[Action] = []
+
+    # --- the step --------------------------------------------------------------------------------
+
+    def step(self, event: Event, now: float) -> Outcome:
+        """One event, at one time (seconds, never going back)."""
+        self._now = self.ledger.now = now
+        match event:
+            case MessageReceived(link, message):
+                node = self._links.get(link)
+                if node is not None:
+                    node.heard_at = now
+                    self._on_message(node, message)
+            case HelloReceived(link, hello):
+                self._on_hello(link, hello)
+            case StrangerAsked(link, query):
+                self._send(link, Answer(query.number, json.dumps(self.stats())))
+            case LinkLost(link):
+                self._on_link_lost(link)
+            case Tick():
+                self._on_tick()
+        if self.settings.eager and self.ledger.waiting:
+            self._dispatch()
+        self._consider_evening()
+        return self._collect()
+
+    def next_deadline(self) -> float:
+        """When the next Tick is due, at the latest."""
+        deadline = min(self._next_info, self._next_dispatch, self._next_request)
+        return deadline if self._next_evening is None else min(deadline, self._next_evening)
+
+    def _collect(self) -> Outcome:
+        """Turns what the step changed into records, and results that are owed into messages."""
+        for node in self.ledger.owing.values():
+            self._deliver(node)
+        outcome = Outcome(self.ledger.collect(), self._actions)
+        self._actions = []
+        return outcome
+
+    def _send(self, link: int, message: Any) -> None:
+        self._actions.append(Send(link, message))
+
+    def _log(self, text: str, warning: bool = False) -> None:
+        self._actions.append(Log(text, warning))
+
+    # --- nodes come and go -----------------------------------------------------------------------
+
+    def _on_hello(self, link: int, hello: Hello) -> None:
+        refusal = self._refusal(hello)
+        if refusal is not None:
+            self._send(link, refusal)
+            self._actions.append(Close(link))
+            self._log(f"node {hello.name} refused: {refusal.reason}", warning=True)
+            return
+        node = self.ledger.node(hello.node_id)
+        if node.link is not None:
+            # The same instance comes again: its old link is dead, whatever TCP thinks.
+            self._actions.append(Close(node.link))
+            del self._links[node.link]
+        node.name, node.instance, node.slots = hello.name, hello.instance, hello.slots
+        node.link, node.deadline, node.heard_at, node.info = link, None, self._now, None
+        node.recalled.clear()
+        self._links[link] = node
+        self._actions.append(Accept(link, node.name))
+        self._send(link, Welcome(self.balancer_id, self.epoch, self.settings.request_result_period))
+        self._reconcile(node, hello)
+        node.owed.reset()
+        self.ledger.owing[node.node_id] = node
+        self._last_evening = -EVENING_PAUSE  # a node that joins is evened out at once
+        self._log(f"node {node.name} joined with {node.slots} slots; {len(self._links)} connected")
+
+    def _refusal(self, hello: Hello) -> Refuse | None:
+        known = self.ledger.nodes.get(hello.node_id)
+        if known is not None and known.link is not None:
+            alive = self._now - known.heard_at < LINK_TIMEOUT
+            if known.instance != hello.instance and alive:
+                return Refuse(
+                    503, f"node {known.name} with the same id is connected; a copied data directory?"
+                )
+            return None
+        for node in self._links.values():
+            if node.name == hello.name:
+                return Refuse(409, f"the name {hello.name} is taken by another node; --name gives another")
+        if len(self._links) >= self.settings.max_num_nodes:
+            return Refuse(503, f"MAX_NUM_NODES={self.settings.max_num_nodes} nodes are connected already")
+        return None
+
+    def _reconcile(self, node: Node, hello: Hello) -> None:
+        """Compares what the node says it has with what is recorded of it; before anything is dispatched."""
+        running = dict(hello.running)
+        has = dict(hello.held) | running | dict(hello.finished)
+        missing = [job for job in node.jobs.values() if has.get(job.ticket) != job.attempt]
+        self.ledger.lose_all(node, missing, counts=True)
+        for job in node.jobs.values():
+            if job.ticket in running:
+                self.ledger.start(job)
+        cancels = [Held(job.ticket, job.attempt) for job in node.jobs.values() if job.cancelled]
+        # What it has finished comes as RESULT anyway, and is then found stale or not.
+        stale = [
+            Held(ticket, attempt)
+            for ticket, attempt in (*hello.held, *hello.running)
+            if self._current(node, ticket, attempt) is None
+        ]
+        self.ledger.counters["stale"] += len(stale)
+        for batch in in_batches(stale, _no_size):
+            self._to(node, Drop(batch))
+        for batch in in_batches(cancels, _no_size):
+            self._to(node, Cancel(batch))
+
+    def _on_link_lost(self, link: int) -> None:
+        node = self._links.pop(link, None)
+        if node is None:
+            return
+        node.link, node.deadline = None, self._now + self.settings.node_grace_period
+        node.recalled.clear()
+        waits = f"; its {len(node.jobs)} jobs wait {self.settings.node_grace_period:g} s for it"
+        self._log(f"node {node.name} is away{waits if node.jobs else ''}", warning=True)
+        for job in list(node.jobs.values()):
+            if job.cancelled:
+                self.ledger.end(job, JobOutcome.CANCELLED, "its node was away")
+
+    def _on_bye(self, node: Node, _: Bye) -> None:
+        # It stopped its jobs on purpose: nobody crashed.
+        self.ledger.lose_all(node, list(node.jobs.values()), counts=False)
+        self._log(f"node {node.name} says goodbye")
+
+    def _expire(self, node: Node) -> None:
+        if node.jobs:
+            self._log(f"node {node.name} did not come back: {len(node.jobs)} jobs go to others", warning=True)
+            self.ledger.lose_all(node, list(node.jobs.values()), counts=True)
+        if node.undelivered:
+            node.deadline = self._now + REMEMBER_NODE
+        elif self._now >= (node.deadline or 0.0) + REMEMBER_NODE:
+            del self.ledger.nodes[node.node_id]
+
+    # --- time ------------------------------------------------------------------------------------
+
+    def _on_tick(self) -> None:
+        now = self._now
+        if now - self._next_info > INFO_PERIOD:
+            self._forgive(now - self._next_info)
+        if now >= self._next_info:
+            self._next_info = now + INFO_PERIOD
+            self._on_info_period()
+        if now >= self._next_request:
+            self._next_request = now + self.settings.request_result_period
+            for node in self._links.values():
+                self._exchange(node)
+        if now >= self._next_dispatch:
+            self._next_dispatch = now + self.settings.dispatch_period
+            if not self.settings.eager:
+                self._dispatch_round(self._givers())
+            self._even_out()
+        if self._next_evening is not None and now >= self._next_evening:
+            self._next_evening = None
+            self._even_out()
+
+    def _on_info_period(self) -> None:
+        info = Info(self.ledger.waiting, len(self.ledger.jobs) - self.ledger.waiting, 0, 0.0, 0)
+        for node in list(self.ledger.nodes.values()):
+            if node.link is None:
+                if node.deadline is not None and self._now >= node.deadline:
+                    self._expire(node)
+            elif self._now - node.heard_at > LINK_TIMEOUT:
+                self._actions.append(Close(node.link))
+                self._log(f"node {node.name} was silent for {LINK_TIMEOUT:g} s", warning=True)
+                self._on_link_lost(node.link)
+            else:
+                self._to(node, info)
+
+    def _forgive(self, seconds: float) -> None:
+        """We were stopped ourselves for so long: nobody's silence in that time counts against it."""
+        for node in self.ledger.nodes.values():
+            node.heard_at += seconds
+            if node.deadline is not None:
+                node.deadline += seconds
+
+    def _exchange(self, node: Node) -> None:
+        """REQUEST_OF_RES / RESULT / RES_REQ: whatever is still open since before the last period."""
+        before = self._now - self.settings.request_result_period
+        tickets = [job.ticket for job in node.jobs.values() if job.since <= before][:REQUEST_ITEMS]
+        node.asked_at = self._now
+        owed = node.owed.overdue(before, self._now)
+        if owed and node.link is not None:
+            self._actions.append(Deliver(node.link, self._stored(node, owed), tickets))
+        elif tickets:
+            self._to(node, RequestOfRes(tickets))
+
+    # --- messages of a node ----------------------------------------------------------------------
+
+    def _on_message(self, node: Node, message: Any) -> None:
+        handler = _HANDLERS.get(type(message))
+        if handler is None:
+            link = node.link
+            assert link is not None
+            self._send(link, Error(400, f"a node does not send {type(message).__name__}"))
+            self._actions.append(Close(link))
+            self._on_link_lost(link)
+            return
+        handler(self, node, message)
+
+    def _on_info(self, node: Node, info: Info) -> None:
+        node.info = info
+
+    def _on_jobs(self, node: Node, message: JobMessage) -> None:
+        for item in message.jobs:
+            job = self.ledger.jobs.get(item.ticket)
+            if job is None:
+                self.ledger.accept(node, item)
+            elif job.origin != node.node_id:
+                self.ledger.counters["stale"] += 1
+        self._to(node, AckJobs([item.ticket for item in message.jobs]))
+
+    def _on_results(self, node: Node, message: Result | ResReq) -> None:
+        for ended in message.results:
+            job = self._current(node, ended.ticket, ended.attempt)
+            if job is None:
+                self.ledger.counters["stale"] += 1
+            elif ended.outcome == JobOutcome.LOST:
+                self.ledger.lose(job, crashed=True)
+            else:
+                node.done += 1
+                self.ledger.finish(job, ended)
+        acked = [Held(ended.ticket, ended.attempt) for ended in message.results]
+        self._to(node, AckResults(acked))
+
+    def _on_res_req(self, node: Node, message: ResReq) -> None:
+        self._on_results(node, message)
+        self._on_requests(node, RequestOfRes(message.tickets))
+
+    def _on_requests(self, node: Node, message: RequestOfRes) -> None:
+        """The node, as an origin, misses these results."""
+        unknown = [ticket for ticket in message.tickets if ticket not in self.ledger.jobs]
+        if unknown:
+            self._to(node, NotHere(unknown))
+
+    def _on_not_here(self, node: Node, message: NotHere) -> None:
+        """The node, as an executor, was asked for these and has nothing of them."""
+        for ticket in message.tickets:
+            job = node.jobs.get(ticket)
+            # What was dispatched after we asked is on its way.
+            if job is not None and job.since <= node.asked_at:
+                self.ledger.lose(job, crashed=False)
+
+    def _on_ack_results(self, node: Node, message: AckResults) -> None:
+        for ticket, _ in message.results:
+            self.ledger.forget(node, ticket)
+
+    def _on_started(self, node: Node, message: Started) -> None:
+        for ticket, attempt in message.jobs:
+            job = self._current(node, ticket, attempt)
+            if job is not None:
+                self.ledger.start(job)
+
+    def _on_returned(self, node: Node, message: Returned) -> None:
+        returned = [job for ticket, attempt in message.jobs if (job := self._current(node, ticket, attempt))]
+        # The last one first, so that the order of submission stands again at the head of the queue.
+        for job in reversed(returned):
+            self.ledger.counters["recalled"] += 1
+            if job.cancelled:
+                self.ledger.end(job, JobOutcome.CANCELLED, "before it started")
+            else:
+                self.ledger.requeue(job)
+        node.recalled.clear()
+
+    def _on_cancel(self, node: Node, message: Cancel) -> None:
+        for ticket, _ in message.jobs:
+            job = self.ledger.jobs.get(ticket)
+            if job is None or job.origin != node.node_id or job.state is State.DONE:
+                continue
+            executor = self.ledger.nodes[job.node] if job.node is not None else None
+            if executor is None or executor.link is None:
+                self.ledger.end(job, JobOutcome.CANCELLED, "before it started" if executor is None else "")
+            else:
+                job.cancelled = True
+                self._to(executor, Cancel([Held(ticket, job.attempt)]))
+
+    def _on_query(self, node: Node, query: Query) -> None:
+        if query.what == "nodes":
+            answer: Any = [each.fields() for each in self.ledger.nodes.values()]
+        elif query.what == "status":
+            answer = {
+                t: self._status(job) for t in query.tickets if (job := self.ledger.jobs.get(t)) is not None
+            }
+        else:
+            answer = self.stats()
+        text = json.dumps(answer)
+        if len(text) > QUERY_LIMIT:
+            text = json.dumps([])
+        self._to(node, Answer(query.number, text))
+
+    def _status(self, job: Job) -> list[Any]:
+        name = self.ledger.nodes[job.node].name if job.node is not None else None
+        started = job.since if job.state is State.RUNNING else None
+        return [job.state.name.lower(), job.attempt, name, started]
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since this start, and what is there now."""
+        return {
+            "epoch": self.epoch,
+            "nodes": len(self._links),
+            "queued": self.ledger.waiting,
+            "assigned": sum(len(node.jobs) for node in self.ledger.nodes.values()),
+            "undelivered": sum(len(node.undelivered) for node in self.ledger.nodes.values()),
+            **{name: self.ledger.counters[name] for name in _COUNTERS},
+        }
+
+    def _current(self, node: Node, ticket: str, attempt: int) -> Job | None:
+        """The job, if this attempt on this node is the one that counts (invariant 1)."""
+        job = node.jobs.get(ticket)
+        return job if job is not None and job.attempt == attempt else None
+
+    def _deliver(self, node: Node) -> None:
+        """Sends what the node is owed, as far as its window allows."""
+        if node.link is None:
+            return
+        tickets = node.owed.take(self._now)
+        # What this step recorded goes from memory, the rest from the store.
+        fresh = [self.ledger.fresh[ticket] for ticket in tickets if ticket in self.ledger.fresh]
+        for batch in in_batches(fresh, result_size):
+            self._send(node.link, Result(batch))
+        stored = [ticket for ticket in tickets if ticket not in self.ledger.fresh]
+        if stored:
+            self._actions.append(Deliver(node.link, self._stored(node, stored)))
+
+    def _stored(self, node: Node, tickets: Iterable[str]) -> list[Stored]:
+        jobs = (node.undelivered[ticket] for ticket in tickets)
+        return [Stored(job.seq, job.ticket, job.attempt, job.outcome, job.result_size) for job in jobs]
+
+    def _to(self, node: Node, message: Any) -> None:
+        if node.link is not None:
+            self._send(node.link, message)
+
+    # --- dispatch --------------------------------------------------------------------------------
+
+    def _givers(self) -> Any:
+        loads = [Load(len(node.jobs), node.order, node.node_id, node.room) for node in self._links.values()]
+        return least_loaded(loads)
+
+    def _dispatch(self) -> None:
+        """Eager: round after round while there is a job and room for it."""
+        nodes = self._givers()
+        while self.ledger.waiting and self._dispatch_round(nodes):
+            pass
+
+    def _dispatch_round(self, nodes: Any) -> bool:
+        """At most MAX_NUM_JOBS_DISPATCH jobs, each to the least loaded; False when nodes or jobs ran out."""
+        parts: dict[str, list[JobItem]] = {}
+        limit = min(self.settings.max_num_jobs_dispatch, self.ledger.waiting)
+        count = 0
+        while count < limit:
+            node_id = next(nodes, None)
+            if node_id is None:
+                break
+            job = self.ledger.assign_next(self.ledger.nodes[node_id])
+            parts.setdefault(node_id, []).append(JobItem(job.ticket, job.attempt, job.submitted_at, job.body))
+            count += 1
+        for node_id, items in parts.items():
+            for batch in in_batches(items, _body_size):
+                self._to(self.ledger.nodes[node_id], JobMessage(batch))
+        return count == self.settings.max_num_jobs_dispatch
+
+    # --- evening out -----------------------------------------------------------------------------
+
+    def _consider_evening(self) -> None:
+        """Idle slots beside a node with a queue ask for a recall soon; else the next period sees to it."""
+        if self.ledger.waiting or self._next_evening is not None or len(self._links) < 2:
+            return
+        nodes = self._links.values()
+        low = min(len(node.jobs) for node in nodes)
+        if (
+            any(node.is_idle for node in nodes)
+            and any(len(node.jobs) > max(low + 1, node.slots) for node in nodes)
+            and not any(node.recalled for node in nodes)
+        ):
+            self._next_evening = max(self._now, self._last_evening + EVENING_PAUSE)
+
+    def _even_out(self) -> None:
+        """RECALLs what nodes hold above their even share, as far as it has not started."""
+        if self.ledger.waiting or any(node.recalled for node in self._links.values()):
+            return
+        self._last_evening = self._now
+        over = surplus([(node.node_id, len(node.jobs)) for node in self._links.values()])
+        for node_id, count in over.items():
+            node = self.ledger.nodes[node_id]
+            jobs = node.recallable(min(count, BATCH_ITEMS))
+            if jobs:
+                node.recalled = {job.ticket for job in jobs}
+                self._to(node, Recall([Held(job.ticket, job.attempt) for job in jobs]))
+
+
+def _no_size(_: Held) -> int:
+    return 0
+
+
+def _body_size(item: JobItem) -> int:
+    return len(item.body)
+
+
+_COUNTERS = (
+    "submitted",
+    "dispatched",
+    "recalled",
+    "lost attempts",
+    "stale",
+    *(str(outcome) for outcome in JobOutcome),
+)
+
+_HANDLERS: dict[type, Callable[[Balancer, Node, Any], None]] = {
+    Info: Balancer._on_info,
+    JobMessage: Balancer._on_jobs,
+    Result: Balancer._on_results,
+    ResReq: Balancer._on_res_req,
+    RequestOfRes: Balancer._on_requests,
+    NotHere: Balancer._on_not_here,
+    AckResults: Balancer._on_ack_results,
+    Started: Balancer._on_started,
+    Returned: Balancer._on_returned,
+    Cancel: Balancer._on_cancel,
+    Query: Balancer._on_query,
+    Bye: Balancer._on_bye,
+}

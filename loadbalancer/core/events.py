@@ -1,0 +1,106 @@
+"""What comes into the core and what goes out of it. A link is a node's connection, by number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from loadbalancer.core.jobs import Record
+from protocol.messages import Hello, Message, Query
+
+
+@dataclass(frozen=True, slots=True)
+class HelloReceived:
+    """A stranger has said who it is."""
+
+    link: int
+    hello: Hello
+
+
+@dataclass(frozen=True, slots=True)
+class StrangerAsked:
+    """A stranger asks how we are (the health check)."""
+
+    link: int
+    query: Query
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReceived:
+    """From a link that was welcomed."""
+
+    link: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLost:
+    link: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A deadline has come."""
+
+
+Event = HelloReceived | StrangerAsked | MessageReceived | LinkLost | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    link: int
+    message: Message
+
+
+class Stored(NamedTuple):
+    """A result that is in the store."""
+
+    seq: int
+    ticket: str
+    attempt: int
+    outcome: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Read these results from the store and send them; ask for `tickets` in the same breath."""
+
+    link: int
+    results: Sequence[Stored]
+    tickets: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """The stranger on this link is a node from now on."""
+
+    link: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close after what was sent."""
+
+    link: int
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One line for the operator."""
+
+    text: str
+    warning: bool = False
+
+
+Action = Send | Deliver | Accept | Close | Log
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Records to commit, and what may happen only after that, in order."""
+
+    records: list[Record] = field(default_factory=list)
+    actions: list[Action] = field(default_factory=list)

@@ -1,0 +1,200 @@
+"""The load balancer's shell: sockets and the store around the core."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from pathlib import Path
+
+from loadbalancer.core.balancer import Balancer, Settings
+from loadbalancer.core.events import (
+    Accept,
+    Action,
+    Close,
+    Deliver,
+    Event,
+    HelloReceived,
+    LinkLost,
+    Log,
+    MessageReceived,
+    Send,
+    StrangerAsked,
+    Tick,
+)
+from loadbalancer.core.jobs import Record
+from loadbalancer.store import Store
+from loadbalancer.store.sqlite import SqliteStore
+from protocol.errors import ProtocolError
+from protocol.job import Ended
+from protocol.limits import HELLO_TIMEOUT, STRANGER_FRAME_LIMIT, STRANGERS_LIMIT
+from protocol.messages import Hello, Message, Query, RequestOfRes, ResReq, Result, in_batches
+from runtime.connection import FrameConnection
+from runtime.engine import Clock, Engine
+from runtime.lifecycle import Background, end, listen, until_stopped
+
+log = logging.getLogger("loadbalancer")
+
+
+class Session:
+    """One connection: a stranger until the core accepts its HELLO."""
+
+    def __init__(self, server: Server, link: int) -> None:
+        self.link = link
+        self.name = ""
+        self._server = server
+        self._greeted = False
+        #: A health check, no node: not worth a line in the log.
+        self.asked = False
+        self.connection = FrameConnection(self._on_message, self._on_lost, STRANGER_FRAME_LIMIT)
+        self._timer = asyncio.get_running_loop().call_later(HELLO_TIMEOUT, self._on_timeout)
+
+    @property
+    def is_stranger(self) -> bool:
+        return not self.name
+
+    def accept(self, name: str) -> None:
+        self.name = name
+        self._timer.cancel()
+        self.connection.trust()
+
+    def _on_message(self, message: Message) -> None:
+        submit = self._server.engine.submit
+        if self._greeted:
+            submit(MessageReceived(self.link, message))
+        elif isinstance(message, Hello):
+            self._greeted = True
+            submit(HelloReceived(self.link, message))
+        elif isinstance(message, Query) and message.what == "health":
+            self.asked = True
+            submit(StrangerAsked(self.link, message))
+        else:
+            raise ProtocolError(f"HELLO comes first, not {type(message).__name__}")
+
+    def _on_timeout(self) -> None:
+        if self.is_stranger:
+            self.connection.refuse(ProtocolError(f"no HELLO within {HELLO_TIMEOUT:g} s", 408))
+
+    def _on_lost(self, reason: str) -> None:
+        self._timer.cancel()
+        self._server.lost(self, reason)
+
+
+class Server:
+    """Accepts nodes, runs the engine, performs what the core decides."""
+
+    def __init__(self, balancer: Balancer, store: Store, clock: Clock) -> None:
+        self.engine: Engine[Event, Record, Action] = Engine(
+            balancer, Tick(), self._commit, self._release, clock
+        )
+        self._store = store
+        self._epoch = balancer.epoch
+        self._sessions: dict[int, Session] = {}
+        self._next_link = 1
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._background = Background(self._fail)
+
+    def connect(self) -> asyncio.Protocol:
+        """The protocol of a new connection."""
+        session = Session(self, self._next_link)
+        self._next_link += 1
+        self._sessions[session.link] = session
+        if sum(each.is_stranger for each in self._sessions.values()) > STRANGERS_LIMIT:
+            refusal = ProtocolError(f"{STRANGERS_LIMIT} connections without HELLO already", 503)
+            session.connection.refuse(refusal)
+        self.engine.attach(session.connection)
+        return session.connection
+
+    def lost(self, session: Session, reason: str) -> None:
+        del self._sessions[session.link]
+        self.engine.detach(session.connection)
+        if session.name:
+            log.info("link to node %s ended: %s", session.name, reason)
+            self.engine.submit(LinkLost(session.link))
+        elif session.connection.bytes_received and not session.asked:
+            log.warning("stranger at %s: %s", session.connection.peer, reason)
+
+    async def run(self) -> None:
+        """Until cancelled. Raises StorageError, Fenced."""
+        engine = asyncio.ensure_future(self.engine.run())
+        try:
+            await asyncio.wait({engine, self._failure}, return_when=asyncio.FIRST_COMPLETED)
+            (engine if engine.done() else self._failure).result()
+        finally:
+            await end(engine)
+            await self._background.end()
+            for session in list(self._sessions.values()):
+                session.connection.close("the load balancer stops")
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._failure.done():
+            self._failure.set_exception(error)
+
+    async def _commit(self, records: list[Record]) -> None:
+        await self._store.apply(self._epoch, records)
+
+    def _release(self, actions: list[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Log):
+                log.log(logging.WARNING if action.warning else logging.INFO, "%s", action.text)
+                continue
+            session = self._sessions.get(action.link)
+            if session is None:
+                continue  # gone meanwhile; what it missed, reconciliation brings
+            match action:
+                case Send(_, message):
+                    session.connection.send(message)
+                case Deliver():
+                    self._background.start(self._deliver(session, action))
+                case Accept(_, name):
+                    session.accept(name)
+                case Close():
+                    session.connection.close("closed by the load balancer")
+
+    async def _deliver(self, session: Session, action: Deliver) -> None:
+        asking = list(action.tickets)
+        for batch in in_batches(action.results, lambda stored: stored.size):
+            found = await self._store.results(stored.seq for stored in batch)
+            results = [
+                Ended(stored.ticket, stored.attempt, stored.outcome, found[stored.seq])
+                for stored in batch
+                if stored.seq in found
+            ]
+            if asking:
+                session.connection.send(ResReq(results, asking))
+                asking = []
+            elif results:
+                session.connection.send(Result(results))
+        if asking:
+            session.connection.send(RequestOfRes(asking))
+
+
+async def serve(stop: asyncio.Event, settings: Settings, bind: str, port: int, directory: Path) -> None:
+    """The whole program inside a locked data directory, until `stop` is set."""
+    store = await SqliteStore.open(directory)
+    try:
+        clock = Clock()
+        opened = await store.acquire(secrets.token_hex(8))
+        rows = await store.load_open(opened.epoch)
+        balancer = Balancer(settings, opened.balancer_id, opened.epoch, rows, clock.now())
+        server = Server(balancer, store, clock)
+        listening = await listen(server.connect, bind, port, "the first argument")
+        log.info(
+            "ready on %s:%d, epoch %d, %d jobs open, data in %s",
+            bind,
+            port,
+            opened.epoch,
+            len(rows),
+            directory,
+        )
+        running = asyncio.ensure_future(server.run())
+        try:
+            await until_stopped(stop, running)
+            log.info("stopping")
+            listening.close()
+            await server.engine.settle()
+        finally:
+            listening.close()
+            await end(running)
+    finally:
+        await store.close()

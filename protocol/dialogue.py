@@ -1,0 +1,200 @@
+"""What a client's line means. The table of commands is in docs/client-protocol.md and in `help`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from protocol.job import Command, JobSpec, Sleep, is_ticket
+from protocol.limits import LINE_LIMIT, SLEEP_LIMIT_MS, TICKET_LENGTH, TIME_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    spec: JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class GetResult:
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelJob:
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class GetAll:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Help:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Json:
+    """From here on replies are JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Invalid:
+    """A line that is no command: `reason` is the one line that answers it."""
+
+    reason: str
+
+
+Request = (
+    Submit | GetResult | Wait | Status | CancelJob | GetAll | Nodes | Stats | Help | Json | Exit | Invalid
+)
+
+HELP = """\
+<ms>                    submit a job that sleeps so many milliseconds
+run <command line>      submit a command for /bin/sh -c; run --time SECONDS -- <command line> limits it
+result <ticket>         its result, once done; r<ticket> does the same
+wait <ticket>           the same, when it is done
+status <ticket>         where it is
+cancel <ticket>         stop it
+getall                  every ticket of this node with its result, then an empty line
+nodes                   the cluster as it is
+stats                   counters of this node and of the load balancer
+json                    from here on every reply is one JSON object on one line
+help                    this table
+exit                    end; end of input does the same"""
+
+BAD_NUMBER = f"Please enter a valid number: whole milliseconds from 0 to {SLEEP_LIMIT_MS}."
+TOO_LONG = Invalid(f"That line is over {LINE_LIMIT} bytes, the most a line may have; it was skipped.")
+NOT_YET = "is not there yet: it comes with a later version. A command does most of it: run <command line>"
+
+
+def parse_line(line: bytes) -> Request | None:
+    """The request of one line without its end; None for an empty line, which gets no reply.
+
+    Commands and their spelling: design, and the forerunner's (`r<ticket>`, `getall`, digits); upper and
+    lower case are the same in commands.
+    """
+    if line.isdigit() and len(line) <= 10:  # the hot path
+        ms = int(line)
+        return Submit(Sleep(ms)) if ms <= SLEEP_LIMIT_MS else Invalid(BAD_NUMBER)
+    try:
+        text = line.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        return Invalid(f"That line is not UTF-8 text: byte {error.start + 1} is 0x{line[error.start]:02x}.")
+    if not text:
+        return None
+    word, _, rest = text.partition(" ")
+    command = _COMMANDS.get(word.lower())
+    if command is not None:
+        return command(rest.strip())
+    return _number_or_ticket(text)
+
+
+def _number_or_ticket(text: str) -> Request:
+    digits = text[1:] if text[0] in "+-" else text
+    if digits.replace(".", "", 1).isdecimal():
+        is_whole = digits.isascii() and digits.isdecimal() and text[0] != "-"
+        # The length first: int() of a long text is slow, and refused by Python from 4300 digits on.
+        if is_whole and len(digits.lstrip("0")) <= 10 and int(digits) <= SLEEP_LIMIT_MS:
+            return Submit(Sleep(int(digits)))
+        return Invalid(BAD_NUMBER)
+    if text[0] in "rR" and len(text) == 1 + TICKET_LENGTH and is_ticket(text[1:].upper()):
+        return GetResult(text[1:].upper())
+    shown = text if len(text) <= 40 else text[:40] + "…"
+    return Invalid(f"Please enter a valid number or a command (help lists them): {shown!r} is neither.")
+
+
+def _run(rest: str) -> Request:
+    limit: float | None = None
+    while rest.startswith("--"):
+        option, _, rest = rest.partition(" ")
+        rest = rest.lstrip()
+        if option == "--":
+            break
+        name, equals, value = option.partition("=")
+        if name != "--time":
+            return Invalid(
+                f"run has no option {name[:40]}: --time SECONDS is the one it has; -- ends options."
+            )
+        if not equals:
+            value, _, rest = rest.partition(" ")
+            rest = rest.lstrip()
+        limit = _seconds(value)
+        if limit is None:
+            return Invalid(
+                f"--time takes seconds, more than 0 and at most {TIME_LIMIT:.0f}: not {value[:40]!r}."
+            )
+    if not rest:
+        return Invalid("run needs a command line, as in: run --time 60 -- make test")
+    if "\0" in rest:
+        return Invalid("A command line cannot hold a NUL byte.")
+    return Submit(Command(rest, limit))
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return seconds if 0 < seconds <= TIME_LIMIT else None
+
+
+def _of_ticket(name: str, request: Callable[[str], Request]) -> Callable[[str], Request]:
+    def parse(rest: str) -> Request:
+        ticket = rest.upper()
+        if is_ticket(ticket):
+            return request(ticket)
+        said = f"not {rest[:40]!r}" if rest else "and none was given"
+        return Invalid(f"{name} takes a ticket, {TICKET_LENGTH} letters and digits, {said}.")
+
+    return parse
+
+
+def _alone(name: str, request: Request) -> Callable[[str], Request]:
+    def parse(rest: str) -> Request:
+        return Invalid(f"{name} stands alone on its line, without {rest[:40]!r}.") if rest else request
+
+    return parse
+
+
+_COMMANDS: dict[str, Callable[[str], Request]] = {
+    "run": _run,
+    "task": lambda rest: Invalid(f"task {NOT_YET}"),
+    "tail": lambda rest: Invalid(f"tail {NOT_YET}"),
+    "result": _of_ticket("result", GetResult),
+    "wait": _of_ticket("wait", Wait),
+    "status": _of_ticket("status", Status),
+    "cancel": _of_ticket("cancel", CancelJob),
+    "getall": _alone("getall", GetAll()),
+    "nodes": _alone("nodes", Nodes()),
+    "stats": _alone("stats", Stats()),
+    "help": _alone("help", Help()),
+    "json": _alone("json", Json()),
+    "exit": _alone("exit", Exit()),
+}

@@ -1,0 +1,164 @@
+"""What a job asks for and what comes of it, packed for both wires and for the disk.
+
+The load balancer moves these bodies without opening them: only the origin and the executor look inside.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgpack
+
+from protocol.errors import ProtocolError
+from protocol.limits import OUTPUT_LIMIT, SLEEP_LIMIT_MS, TICKET_LENGTH, TIME_LIMIT
+
+TICKET_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+_TICKET_CHARACTERS = frozenset(TICKET_ALPHABET)
+
+
+def is_ticket(value: object) -> bool:
+    """Whether `value` has the form of a ticket: 16 capital letters and digits."""
+    return isinstance(value, str) and len(value) == TICKET_LENGTH and _TICKET_CHARACTERS.issuperset(value)
+
+
+class Outcome(enum.StrEnum):
+    """How a done job ended. A job has exactly one, recorded once."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed-out"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+
+class JobState(enum.StrEnum):
+    """Where a job is, in the words that clients read."""
+
+    QUEUED = "queued"
+    ASSIGNED = "assigned"
+    RUNNING = "running"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """A job that takes `ms` milliseconds and no process."""
+
+    ms: int
+
+    def pack(self) -> bytes:
+        return bytes(msgpack.packb(("sleep", self.ms)))
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A UNIX command line for `/bin/sh -c`; `time_limit` in seconds, None for none."""
+
+    line: str
+    time_limit: float | None = None
+
+    def pack(self) -> bytes:
+        return bytes(msgpack.packb(("run", self.line, self.time_limit)))
+
+
+JobSpec = Sleep | Command
+
+
+def unpack_spec(body: bytes) -> JobSpec:
+    """The job packed in `body`.
+
+    Raises:
+        ProtocolError: if it is no job of this version.
+    """
+    match _unpack(body, "a job"):
+        case ["sleep", int(ms)] if not isinstance(ms, bool) and 0 <= ms <= SLEEP_LIMIT_MS:
+            return Sleep(ms)
+        case ["run", str(line), (int() | float() | None) as limit] if (
+            line and "\0" not in line and (limit is None or 0 < limit <= TIME_LIMIT)
+        ):
+            return Command(line, limit)
+        case _:
+            raise ProtocolError("a job that is neither a sleep nor a command")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the executor reports of an attempt that ended, beside its outcome.
+
+    Times are seconds since the epoch; `started_at` is None for a job that never started. `stdout` and
+    `stderr` are the first OUTPUT_LIMIT bytes, the totals what was written in all. `exit_code` is
+    128 + N for a job ended by signal N, as shells have it, and None where there was no process.
+    `reason` says in words what the outcome alone does not.
+    """
+
+    node: str = ""
+    started_at: float | None = None
+    finished_at: float = 0.0
+    exit_code: int | None = None
+    stdout: bytes = b""
+    stderr: bytes = b""
+    stdout_total: int = 0
+    stderr_total: int = 0
+    reason: str = ""
+
+    def pack(self) -> bytes:
+        fields = (
+            self.node,
+            self.started_at,
+            self.finished_at,
+            self.exit_code,
+            self.stdout,
+            self.stderr,
+            self.stdout_total,
+            self.stderr_total,
+            self.reason,
+        )
+        return bytes(msgpack.packb(fields))
+
+    @property
+    def truncated(self) -> bool:
+        return self.stdout_total > len(self.stdout) or self.stderr_total > len(self.stderr)
+
+
+def unpack_report(body: bytes) -> Report:
+    """The report packed in `body`.
+
+    Raises:
+        ProtocolError: if it is no report of this version.
+    """
+    match _unpack(body, "a report"):
+        case [
+            str(node),
+            (int() | float() | None) as started_at,
+            int() | float() as finished_at,
+            (int() | None) as exit_code,
+            bytes(stdout),
+            bytes(stderr),
+            int(stdout_total),
+            int(stderr_total),
+            str(reason),
+        ] if len(stdout) <= OUTPUT_LIMIT and len(stderr) <= OUTPUT_LIMIT:
+            return Report(
+                node, started_at, finished_at, exit_code, stdout, stderr, stdout_total, stderr_total, reason
+            )
+        case _:
+            raise ProtocolError("a report with fields missing or of the wrong type")
+
+
+class Ended(NamedTuple):
+    """An attempt that ended: the unit of RESULT messages and of both stores."""
+
+    ticket: str
+    attempt: int
+    outcome: str
+    #: A packed `Report`.
+    body: bytes
+
+
+def _unpack(body: bytes, what: str) -> Any:
+    try:
+        return msgpack.unpackb(body)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise ProtocolError(f"{what} that is no MessagePack: {error}") from None

@@ -1,0 +1,65 @@
+"""Every bound on what a peer or a client may send, keep or make us keep, with its reason.
+
+Sizes are bytes, times are seconds, unless a name says otherwise.
+"""
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# --- the wire between node and load balancer ---------------------------------------------------
+
+#: A RESULT frame holds at least one result, which is at most two full outputs; the rest is headroom.
+FRAME_LIMIT = 8 * MIB
+#: Before HELLO the peer is a stranger; it gets no more of our memory than this.
+STRANGER_FRAME_LIMIT = 256 * KIB
+#: A sender closes a batch at this size or number, so that one frame never holds up the link for long.
+BATCH_BYTES = 1 * MIB
+BATCH_ITEMS = 1000
+#: Tickets asked for in one REQUEST_OF_RES; the rest waits for the next period.
+REQUEST_ITEMS = 1000
+#: The peer has this long to send its HELLO (or WELCOME).
+HELLO_TIMEOUT = 5.0
+#: Each side sends INFO this often, so silence means something.
+INFO_PERIOD = 1.0
+#: A link that was silent this long is dead: five missed INFO.
+LINK_TIMEOUT = 5.0
+#: A peer that does not read while this much waits for it loses its link, and reconciles when it is back.
+LINK_BUFFER_LIMIT = 64 * MIB
+#: Strangers connected at once; one more is turned away at the door.
+STRANGERS_LIMIT = 64
+
+# --- the clients' line protocol ----------------------------------------------------------------
+
+#: A command line of a job is at most this long (Linux takes 128 KiB for one argument).
+LINE_LIMIT = 64 * KIB
+#: Lines of one client handled before the others get their turn.
+LINES_PER_TURN = 500
+#: Replies a client may be owed (`wait` holds back those behind it) before its lines are left unread.
+PIPELINE_LIMIT = 100_000
+#: A client that does not read gets no more than this buffered; then its lines are left unread.
+CLIENT_BUFFER_LIMIT = 1 * MIB
+#: Clients of one node at once; one more is told so.
+CLIENTS_LIMIT = 2000
+
+# --- jobs -----------------------------------------------------------------------------------------
+
+TICKET_LENGTH = 16
+#: Kept of stdout, and of stderr, of a job; the rest is counted.
+OUTPUT_LIMIT = 1 * MIB
+#: The forerunner's largest number: a signed 32-bit integer of milliseconds, almost 25 days.
+SLEEP_LIMIT_MS = 2**31 - 1
+#: `--time` at most: ten years of seconds.
+TIME_LIMIT = 10 * 366 * 24 * 3600.0
+#: Between SIGTERM and SIGKILL of a job that is to end.
+KILL_GRACE = 2.0
+#: An attempt number at most: far more than any crash limit allows, small enough for any integer type.
+ATTEMPT_LIMIT = 2**31 - 1
+
+# --- nodes ----------------------------------------------------------------------------------------
+
+NAME_LIMIT = 64
+SLOTS_LIMIT = 4096
+#: Jobs that a node may hold for the load balancer (HELLO lists them): a bound for validation.
+HELD_LIMIT = 8192
+#: What a peer may ask or answer in one QUERY, as JSON text.
+QUERY_LIMIT = 1 * MIB

@@ -1,0 +1,48 @@
+"""Cuts a client's byte stream into lines, with a bound on each."""
+
+from __future__ import annotations
+
+from protocol.limits import LINE_LIMIT
+
+
+class LineDecoder:
+    """Lines without their end (`\\n` or `\\r\\n`); None stands for a line over the limit, which is skipped.
+
+    Keeps at most one line of `limit` bytes, whatever is fed.
+    """
+
+    __slots__ = ("_partial", "_skipping", "limit")
+
+    def __init__(self, limit: int = LINE_LIMIT) -> None:
+        self.limit = limit
+        self._partial = b""
+        self._skipping = False
+
+    def feed(self, data: bytes) -> list[bytes | None]:
+        """The lines that `data` completes, in order."""
+        *complete, rest = data.split(b"\n")
+        lines: list[bytes | None] = []
+        if complete:
+            first = self._partial + complete[0]
+            lines = [self._bounded(line) for line in complete]
+            lines[0] = None if self._skipping else self._bounded(first)
+            self._partial, self._skipping = b"", False
+        if not self._skipping:
+            self._partial += rest
+            # One byte over is allowed here: it may be the \r of a line of exactly the limit.
+            if len(self._partial) > self.limit + 1:
+                self._partial, self._skipping = b"", True
+        return lines
+
+    def end(self) -> list[bytes | None]:
+        """The unterminated last line, if there is one."""
+        partial, skipping = self._partial, self._skipping
+        self._partial, self._skipping = b"", False
+        if skipping:
+            return [None]
+        return [self._bounded(partial)] if partial else []
+
+    def _bounded(self, line: bytes) -> bytes | None:
+        if line.endswith(b"\r"):
+            line = line[:-1]
+        return line if len(line) <= self.limit else None

@@ -1,0 +1,359 @@
+"""What a client reads: replies as objects, and their bytes in both modes.
+
+Text: one line a reply; where there is more to say, the line says so, the rest follows, and a line `.`
+ends it (dots at the start of a line are doubled, as in SMTP). JSON: one object on one line, always.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from protocol.dialogue import HELP
+from protocol.job import Command, JobSpec, JobState, Outcome, Report, Sleep
+
+NOT_EXECUTED = "Result has not been executed yet, come back later."
+NOT_FOUND = "This job could not be found on this node."
+GOODBYE = "Come back later to check your results."
+
+
+@dataclass(frozen=True, slots=True)
+class TicketIssued:
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job as its client sees it; `outcome` and `report` stand when it is done."""
+
+    ticket: str
+    spec: JobSpec
+    submitted_at: float
+    state: JobState
+    attempt: int | None = None
+    node: str | None = None
+    started_at: float | None = None
+    outcome: Outcome | None = None
+    report: Report | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResultOf:
+    """Answers `result` and `wait`."""
+
+    job: JobView
+
+
+@dataclass(frozen=True, slots=True)
+class StatusOf:
+    job: JobView
+    #: Said where the cluster could not be asked.
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelOf:
+    """`requested`: noted durably, and not known to be done yet. Else the job's end tells how it went."""
+
+    job: JobView
+    requested: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownTicket:
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One line that says what was wrong and what would have been right."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodesAre:
+    """`nodes`: objects with name, connected, slots, running, queued, and more."""
+
+    nodes: Sequence[dict[str, Any]]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StatsAre:
+    """Counters by name, for this node and (None while it is away) for the load balancer."""
+
+    node: dict[str, Any]
+    balancer: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class HelpText:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class JsonMode:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    pass
+
+
+Reply = (
+    TicketIssued
+    | ResultOf
+    | StatusOf
+    | CancelOf
+    | UnknownTicket
+    | Failure
+    | NodesAre
+    | StatsAre
+    | HelpText
+    | JsonMode
+    | Goodbye
+)
+
+
+# --- text ----------------------------------------------------------------------------------------
+
+
+def render_text(reply: Reply) -> bytes:
+    """The reply for a person: complete lines."""
+    return _TEXT[type(reply)](reply)
+
+
+def _line(text: str) -> bytes:
+    return text.encode("utf-8", "replace") + b"\n"
+
+
+def _block(head: str, body: bytes) -> bytes:
+    """A head line, the body with its dots stuffed, a line with a dot."""
+    lines = body.split(b"\n")
+    if lines[-1] == b"":
+        lines.pop()
+    stuffed = [b"." + line if line.startswith(b".") else line for line in lines]
+    return b"\n".join([head.encode("utf-8", "replace"), *stuffed, b".", b""])
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+
+
+def summary(job: JobView) -> str:
+    """How a done job ended, in one line without its output."""
+    report, outcome = job.report or Report(), job.outcome
+    if isinstance(job.spec, Sleep) and outcome is Outcome.SUCCEEDED:
+        began = _time(report.started_at or report.finished_at)
+        return (
+            f"Executed Job[{job.ticket}] for {job.spec.ms} milliseconds "
+            f"from {began} to {_time(report.finished_at)}"
+        )
+    parts = [str(outcome)]
+    if report.exit_code is not None:
+        parts.append(f"exit code {report.exit_code}")
+    if report.reason:
+        parts.append(report.reason)
+    if report.started_at is not None:
+        parts.append(f"in {max(0.0, report.finished_at - report.started_at):.3f} s on {report.node}")
+    return ", ".join(parts)
+
+
+def _output(report: Report) -> bytes:
+    """stdout, then stderr under a line that says so; a line that says what was cut off."""
+    out = _with_note(report.stdout, report.stdout_total, "stdout")
+    err = _with_note(report.stderr, report.stderr_total, "stderr")
+    if not err:
+        return out
+    if not out:
+        return err
+    separator = b"" if out.endswith(b"\n") else b"\n"
+    return out + separator + b"--- stderr ---\n" + err
+
+
+def _with_note(kept: bytes, total: int, name: str) -> bytes:
+    if total <= len(kept):
+        return kept
+    return kept + f"\n--- {name} truncated: {len(kept)} of {total} bytes kept ---\n".encode()
+
+
+def _result_text(reply: ResultOf) -> bytes:
+    job = reply.job
+    if job.outcome is None:
+        return _line(NOT_EXECUTED)
+    head = f"Result: {summary(job)}"
+    output = _output(job.report or Report())
+    body = output.removesuffix(b"\n")
+    if not body:
+        return _line(head)
+    if b"\n" not in body:
+        return head.encode("utf-8", "replace") + b": " + body + b"\n"
+    count = body.count(b"\n") + 1
+    return _block(f"{head}, {count} lines of output up to the line with a single dot:", output)
+
+
+def _status_text(reply: StatusOf) -> bytes:
+    job = reply.job
+    text = f"Status: {job.state}"
+    if job.outcome is not None:
+        text += f", {summary(job)}"
+    elif job.node:
+        text += f" on {job.node}, attempt {job.attempt}"
+    return _line(f"{text} ({reply.note})" if reply.note else text)
+
+
+def _cancel_text(reply: CancelOf) -> bytes:
+    job = reply.job
+    if reply.requested:
+        return _line(f"Cancel requested: {job.ticket} is cancelled as soon as the ReverseProxy is back.")
+    if job.outcome is Outcome.CANCELLED:
+        return _line(f"Cancelled: {job.ticket}")
+    return _line(f"Too late to cancel: {job.ticket} is done, {job.outcome}.")
+
+
+def _nodes_text(reply: NodesAre) -> bytes:
+    rows = [("NAME", "CONNECTED", "SLOTS", "RUNNING", "QUEUED", "DONE")]
+    for node in reply.nodes:
+        cells = (node[key] for key in ("name", "connected", "slots", "running", "queued", "done"))
+        rows.append(tuple({True: "yes", False: "no"}[c] if isinstance(c, bool) else str(c) for c in cells))  # type: ignore[arg-type]
+    widths = [max(len(row[i]) for row in rows) for i in range(6)]
+    table = "\n".join(
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+    note = f" ({reply.note})" if reply.note else ""
+    return _block(f"Nodes: {len(reply.nodes)}{note}", table.encode())
+
+
+def _stats_text(reply: StatsAre) -> bytes:
+    lines = [f"node {key} {value}" for key, value in reply.node.items()]
+    if reply.balancer is None:
+        lines.append("balancer away")
+    else:
+        lines += [f"balancer {key} {value}" for key, value in reply.balancer.items()]
+    return _block(f"Stats: {len(lines)}", "\n".join(lines).encode())
+
+
+_TEXT: dict[type, Callable[[Any], bytes]] = {
+    TicketIssued: lambda reply: b"Ticket ID: " + reply.ticket.encode() + b"\n",
+    ResultOf: _result_text,
+    StatusOf: _status_text,
+    CancelOf: _cancel_text,
+    UnknownTicket: lambda reply: _line(f"Result: {NOT_FOUND}"),
+    Failure: lambda reply: _line(reply.reason),
+    NodesAre: _nodes_text,
+    StatsAre: _stats_text,
+    HelpText: lambda reply: _block("Commands:", HELP.encode()),
+    JsonMode: lambda reply: _json({"json": True}),
+    Goodbye: lambda reply: _line(GOODBYE),
+}
+
+
+# --- JSON ----------------------------------------------------------------------------------------
+
+
+def render_json(reply: Reply) -> bytes:
+    """The reply for a program: one JSON object, one line."""
+    return _JSON[type(reply)](reply)
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
+
+
+def job_fields(job: JobView) -> dict[str, Any]:
+    """The object of `result`: every key is always there, null where there is nothing to say yet.
+
+    Times are seconds since the epoch. Bytes of the output that are no UTF-8 stand as U+FFFD.
+    """
+    report = job.report
+    return {
+        "ticket": job.ticket,
+        "state": str(job.state),
+        "outcome": None if job.outcome is None else str(job.outcome),
+        "exit_code": report.exit_code if report else None,
+        "stdout": report.stdout.decode("utf-8", "replace") if report else None,
+        "stderr": report.stderr.decode("utf-8", "replace") if report else None,
+        "truncated": report.truncated if report else False,
+        "attempt": job.attempt,
+        "node": (report.node or None) if report else job.node,
+        "submitted_at": job.submitted_at,
+        "started_at": report.started_at if report else job.started_at,
+        "finished_at": report.finished_at if report else None,
+        "reason": (report.reason or None) if report else None,
+        "stdout_bytes": report.stdout_total if report else None,
+        "stderr_bytes": report.stderr_total if report else None,
+        "job": {"run": job.spec.line, "time": job.spec.time_limit}
+        if isinstance(job.spec, Command)
+        else {"sleep": job.spec.ms},
+    }
+
+
+def _status_json(reply: StatusOf) -> bytes:
+    job = reply.job
+    fields = job_fields(job)
+    keys = ("ticket", "state", "outcome", "attempt", "node", "submitted_at", "started_at", "finished_at")
+    value = {key: fields[key] for key in keys}
+    return _json(value | {"note": reply.note} if reply.note else value)
+
+
+def _cancel_json(reply: CancelOf) -> bytes:
+    job = reply.job
+    value: dict[str, Any] = {"ticket": job.ticket, "state": str(job.state)}
+    value["outcome"] = None if job.outcome is None else str(job.outcome)
+    value["cancel"] = (
+        "requested" if reply.requested else "done" if job.outcome is Outcome.CANCELLED else "too late"
+    )
+    return _json(value)
+
+
+def _nodes_json(reply: NodesAre) -> bytes:
+    value: dict[str, Any] = {"nodes": list(reply.nodes)}
+    return _json(value | {"note": reply.note} if reply.note else value)
+
+
+_JSON: dict[type, Callable[[Any], bytes]] = {
+    TicketIssued: lambda reply: b'{"ticket":"' + reply.ticket.encode() + b'"}\n',
+    ResultOf: lambda reply: _json(job_fields(reply.job)),
+    StatusOf: _status_json,
+    CancelOf: _cancel_json,
+    UnknownTicket: lambda reply: _json({"error": NOT_FOUND, "ticket": reply.ticket}),
+    Failure: lambda reply: _json({"error": reply.reason}),
+    NodesAre: _nodes_json,
+    StatsAre: lambda reply: _json({"node": reply.node, "balancer": reply.balancer}),
+    HelpText: lambda reply: _json({"help": HELP.splitlines()}),
+    JsonMode: lambda reply: _json({"json": True}),
+    Goodbye: lambda reply: _json({"goodbye": GOODBYE}),
+}
+
+
+# --- getall, which is streamed -------------------------------------------------------------------
+
+
+def listing_start(as_json: bool) -> bytes:
+    return b'{"results":[' if as_json else b"Results\n"
+
+
+def listing_row(job: JobView, as_json: bool, first: bool) -> bytes:
+    """One ticket of `getall`: in text `<ticket> -> <result>` on one line, without the job's output."""
+    if as_json:
+        return (b"" if first else b",") + _json(job_fields(job)).rstrip(b"\n")
+    said = NOT_EXECUTED if job.outcome is None else _one_line(job)
+    return _line(f"{job.ticket} -> {said}")
+
+
+def _one_line(job: JobView) -> str:
+    output = _output(job.report or Report()).removesuffix(b"\n")
+    if not output:
+        return summary(job)
+    if b"\n" in output:
+        return f"{summary(job)}, {output.count(10) + 1} lines of output (result {job.ticket} shows them)"
+    return f"{summary(job)}: {output.decode('utf-8', 'replace')}"
+
+
+def listing_end(as_json: bool) -> bytes:
+    return b"]}\n" if as_json else b"\n"

@@ -1,0 +1,1 @@
+"""The asyncio shell that both programs share: it awaits, the cores decide."""

@@ -1,0 +1,120 @@
+"""How a program starts, stops, and says so."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import uvloop
+
+from runtime.errors import StartError, StorageError
+
+#: Connections that the kernel holds for us before we accept them.
+BACKLOG = 1024
+#: Open files as the user who started us has them limited; jobs are given this back.
+SOFT_FILE_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def run(program: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
+    """Runs `main(stop)` on uvloop until it returns; `stop` is set by SIGTERM and SIGINT.
+
+    Returns the exit code: 0, 2 if the program could not start, 1 if its storage failed.
+    """
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s {program} %(levelname)s %(message)s"
+    )
+    raise_file_limit()
+
+    async def body() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, _stop_or_exit, stop, program)
+        await main(stop)
+
+    try:
+        uvloop.run(body())
+    except StartError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    except StorageError as error:
+        print(f"{program}: {error}; nothing that was acknowledged is lost, it ends here", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _stop_or_exit(stop: asyncio.Event, program: str) -> None:
+    if stop.is_set():
+        print(f"{program}: asked twice to stop, it ends at once", file=sys.stderr)
+        os._exit(0)
+    stop.set()
+
+
+def raise_file_limit() -> None:
+    """As many open files as we may have: each client is one."""
+    with contextlib.suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def until_stopped(stop: asyncio.Event, *tasks: asyncio.Task[None]) -> None:
+    """Returns when `stop` is set; raises what one of the tasks raised first."""
+    waiting = asyncio.ensure_future(stop.wait())
+    try:
+        done, _ = await asyncio.wait({waiting, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        waiting.cancel()
+
+
+async def end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancels the tasks and waits for them."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def listen(factory: Callable[[], asyncio.Protocol], host: str, port: int, flag: str) -> asyncio.Server:
+    """A TCP server. `flag` names the setting that gives another port.
+
+    Raises:
+        StartError: if the address cannot be had.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        return await loop.create_server(factory, host, port, backlog=BACKLOG)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StartError(
+            f"cannot listen on {host}:{port}: {reason.lower()}; {flag} gives another port"
+        ) from None
+
+
+class Background:
+    """Tasks that nobody awaits; the first that fails is told to `failed`."""
+
+    def __init__(self, failed: Callable[[BaseException], None]) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failed = failed
+
+    def start(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        assert isinstance(task, asyncio.Task)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(error)
+
+    async def end(self) -> None:
+        await end(*self._tasks)
