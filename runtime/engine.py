@@ -1,7 +1,8 @@
 """The loop between a core and the world: step at once, commit in groups, release after the commit.
 
 Events are stepped the moment they come, so the core's memory may run ahead of the disk; their actions
-wait until the records of all events before them are durable. While one group is being committed the next
+wait until the records of all events before them are durable. Only what the core names as `prompt`, as it
+follows from no record, is released at once. While one group is being committed the next
 one gathers: the slower the disk, the larger the groups.
 """
 
@@ -23,10 +24,11 @@ RELIEVED = 5_000
 
 
 class Stepped(Protocol[R, A]):
-    """What a step gives: records to commit, and actions to release after that."""
+    """What a step gives: records to commit, actions to release after that, and prompt ones."""
 
     records: list[R]
     actions: list[A]
+    prompt: list[A]
 
 
 class Core(Protocol[Event, R, A]):
@@ -83,6 +85,8 @@ class Engine(Generic[E, R, A]):
         outcome = self._core.step(event, self._clock.now())
         self._records += outcome.records
         self._actions += outcome.actions
+        if outcome.prompt:
+            self._release(outcome.prompt)
         if self._records or self._actions:
             self._wake.set()
             self._idle.clear()

@@ -1,6 +1,9 @@
 """The node as an executor: a queue, slots, and results kept until the load balancer has them.
 
 An attempt is in exactly one of `queue`, `running` and `outbox`; anything else about it is stale.
+
+What it does follows from the load balancer's records, not from this node's: its actions are prompt. Only
+SendKept waits, for its results must be in the store first.
 """
 
 from __future__ import annotations
@@ -29,6 +32,10 @@ from protocol.messages import (
 
 #: A job that runs this long is reported as STARTED; shorter ones are spared the message.
 STARTED_AFTER = 0.05
+#: While more jobs wait here, results gather for so long before they are sent: a message and a commit at
+#: the load balancer for each would cost more than the jobs. The last ones never wait.
+GATHER = 0.01
+GATHER_MOST = 64
 #: A result that the load balancer has not acknowledged after this long goes to our own disk.
 KEEP_AFTER = 0.5
 
@@ -64,6 +71,8 @@ class Executor:
         #: (time, ticket, attempt), in order: when to report STARTED, when to keep.
         self._to_report: dict[tuple[str, int], float] = {}
         self._to_keep: dict[str, float] = {}
+        self._gathering_since: float | None = None
+        self._gathered = 0
         for ticket, attempt, size in kept:
             self.outbox[ticket] = attempt
             self._stored.add(ticket)
@@ -95,7 +104,7 @@ class Executor:
             if item is not None and item.attempt == attempt:
                 del self.queue[ticket]
                 returned.append(Held(ticket, attempt))
-        out.actions.append(Send(Returned(returned)))
+        out.prompt.append(Send(Returned(returned)))
 
     def cancel(self, jobs: Iterable[Held], now: float, out: Outcome) -> None:
         for ticket, attempt in jobs:
@@ -113,7 +122,7 @@ class Executor:
                 report = Report(self.name, job.started_at, now)
                 self._finish(ticket, attempt, JobOutcome.CANCELLED, report, now)
             else:
-                out.actions.append(Kill(ticket, attempt))
+                out.prompt.append(Kill(ticket, attempt))
 
     def drop(self, jobs: Iterable[Held], out: Outcome) -> None:
         """These attempts are stale: nothing more of them."""
@@ -125,7 +134,7 @@ class Executor:
         """REQUEST_OF_RES: what is finished was sent or will be; what is not here at all is said so."""
         missing = [ticket for ticket in tickets if self._attempt(ticket) is None]
         if missing:
-            out.actions.append(Send(NotHere(missing)))
+            out.prompt.append(Send(NotHere(missing)))
 
     def acknowledged(self, results: Iterable[Held], out: Outcome) -> None:
         for ticket, attempt in results:
@@ -178,7 +187,9 @@ class Executor:
             self._start(self.queue.pop(next(iter(self.queue))), now, out)
         if connected:
             self._report_started(now, out)
-            self._send(self._delivery.take(now), (), out)
+            if self._is_time_to_send(now):
+                self._gathering_since = None
+                self._send(self._delivery.take(now), (), out)
         self._keep_due(now, connected, out)
 
     def next_deadline(self, connected: bool) -> float | None:
@@ -187,6 +198,8 @@ class Executor:
             deadlines.append(next(iter(self._to_report.values())))
         if self._to_keep:
             deadlines.append(next(iter(self._to_keep.values())))
+        if self._gathering_since is not None and connected:
+            deadlines.append(self._gathering_since + GATHER)
         return min(deadlines, default=None)
 
     def link_up(self) -> None:
@@ -205,7 +218,7 @@ class Executor:
             if isinstance(job.spec, Sleep):
                 del self.running[ticket]
             else:
-                out.actions.append(Kill(ticket, job.attempt))
+                out.prompt.append(Kill(ticket, job.attempt))
         self._keep_due(now, False, out)
 
     # --- inside ----------------------------------------------------------------------------------
@@ -233,7 +246,7 @@ class Executor:
                 self._to_report[ticket, attempt] = now + STARTED_AFTER
             case Command(line, limit):
                 self.running[ticket] = Running(attempt, spec, now)
-                out.actions.append(Spawn(ticket, attempt, line, limit))
+                out.prompt.append(Spawn(ticket, attempt, line, limit))
                 self._to_report[ticket, attempt] = now + STARTED_AFTER
 
     def _finish(self, ticket: str, attempt: int, outcome: JobOutcome, report: Report, now: float) -> None:
@@ -244,6 +257,9 @@ class Executor:
         self._results[ticket] = ended
         self._delivery.add(ticket, len(ended.body))
         self._to_keep[ticket] = now + KEEP_AFTER
+        self._gathered += 1
+        if self._gathering_since is None:
+            self._gathering_since, self._gathered = now, 1
 
     def _bare(self, now: float, reason: str) -> Report:
         return Report(node=self.name, finished_at=now, reason=reason)
@@ -253,7 +269,7 @@ class Executor:
         self.queue.pop(ticket, None)
         job = self.running.get(ticket)
         if job is not None and isinstance(job.spec, Command):
-            out.actions.append(Kill(ticket, job.attempt))
+            out.prompt.append(Kill(ticket, job.attempt))
         self.running.pop(ticket, None)
         if ticket in self.outbox:
             self._release(ticket, out)
@@ -277,7 +293,7 @@ class Executor:
             del self._to_report[held]
         due = [held for held in due if held.ticket in self.running]
         for batch in in_batches(due, lambda _: 0):
-            out.actions.append(Send(Started(batch)))
+            out.prompt.append(Send(Started(batch)))
 
     def _keep_due(self, now: float, connected: bool, out: Outcome) -> None:
         """What was not acknowledged in time, or cannot be now, goes to the store and out of memory."""
@@ -291,15 +307,19 @@ class Executor:
             out.records.append(Kept(self._results.pop(ticket)))
             self._stored.add(ticket)
 
+    def _is_time_to_send(self, now: float) -> bool:
+        since = self._gathering_since
+        return since is None or not self.queue or self._gathered >= GATHER_MOST or now >= since + GATHER
+
     def _send(self, tickets: list[str], asking: list[str] | tuple[()], out: Outcome) -> None:
         at_hand = [self._results[ticket] for ticket in tickets if ticket in self._results]
         stored = [ticket for ticket in tickets if ticket not in self._results]
         batches = list(in_batches(at_hand, result_size))
         if asking and not stored and batches:
-            out.actions.append(Send(ResReq(batches.pop(), asking)))
+            out.prompt.append(Send(ResReq(batches.pop(), asking)))
             asking = ()
-        out.actions.extend(Send(Result(batch)) for batch in batches)
+        out.prompt.extend(Send(Result(batch)) for batch in batches)
         if stored:
             out.actions.append(SendKept(stored, asking))
         elif asking:
-            out.actions.append(Send(RequestOfRes(asking)))
+            out.prompt.append(Send(RequestOfRes(asking)))

@@ -174,7 +174,7 @@ class NodeCore:
                 out.actions.append(Disconnect(f"the ReverseProxy was silent for {LINK_TIMEOUT:g} s"))
                 return
             if self.connected:
-                out.actions.append(Send(self._info()))
+                out.prompt.append(Send(self._info()))
         if now >= self._next_exchange:
             self._next_exchange = now + self._period
             if self.connected:

@@ -37,6 +37,8 @@ LAST_READS = 32
 REAP_TIMEOUT = 5.0
 PR_SET_CHILD_SUBREAPER = 36
 SHELL = "/bin/sh"
+#: The node decides when this process ends, by closing the socket.
+IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class NodeGone(Exception):
@@ -124,7 +126,8 @@ class Job:
     def _spawn(self, line: str, environment: dict[str, str]) -> int:
         return os.posix_spawn(
             SHELL,
-            (SHELL, "-c", line),
+            # "--": a command line may begin with a dash of its own.
+            (SHELL, "-c", "--", line),
             environment,
             file_actions=(
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -133,8 +136,8 @@ class Job:
             ),
             setsid=True,
             setsigmask=(),
-            # Python ignores these two; a job must not.
-            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+            # Python ignores the first two, `main` the others; a job must not.
+            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, *IGNORED),
         )
 
     def terminate(self) -> None:
@@ -277,8 +280,7 @@ def main() -> None:
     soft, hard = int(sys.argv[2]), resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # The node decides when this process ends, by closing the socket.
+    for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(NodeGone, OSError):
         while True:

@@ -101,6 +101,7 @@ class Balancer:
         self._next_evening: float | None = None
         self._last_evening = -EVENING_PAUSE
         self._actions: list[Action] = []
+        self._prompt: list[Action] = []
 
     # --- the step --------------------------------------------------------------------------------
 
@@ -135,8 +136,8 @@ class Balancer:
         """Turns what the step changed into records, and results that are owed into messages."""
         for node in self.ledger.owing.values():
             self._deliver(node)
-        outcome = Outcome(self.ledger.collect(), self._actions)
-        self._actions = []
+        outcome = Outcome(self.ledger.collect(), self._actions, self._prompt)
+        self._actions, self._prompt = [], []
         return outcome
 
     def _send(self, link: int, message: Any) -> None:
@@ -243,6 +244,7 @@ class Balancer:
             self._forgive(now - self._next_info)
         if now >= self._next_info:
             self._next_info = now + INFO_PERIOD
+            self.ledger.flush()
             self._on_info_period()
         if now >= self._next_request:
             self._next_request = now + self.settings.request_result_period
@@ -268,7 +270,7 @@ class Balancer:
                 self._log(f"node {node.name} was silent for {LINK_TIMEOUT:g} s", warning=True)
                 self._on_link_lost(node.link)
             else:
-                self._to(node, info)
+                self._prompt.append(Send(node.link, info))
 
     def _forgive(self, seconds: float) -> None:
         """We were stopped ourselves for so long: nobody's silence in that time counts against it."""

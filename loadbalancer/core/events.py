@@ -100,7 +100,12 @@ Action = Send | Deliver | Accept | Close | Log
 
 @dataclass(slots=True)
 class Outcome:
-    """Records to commit, and what may happen only after that, in order."""
+    """Records to commit; what may happen only after that, in order; and what need not wait.
+
+    `prompt` holds what follows from no record of this store: heartbeats, and whatever concerns jobs that
+    are on record elsewhere. It must not wait for a slow disk here.
+    """
 
     records: list[Record] = field(default_factory=list)
     actions: list[Action] = field(default_factory=list)
+    prompt: list[Action] = field(default_factory=list)

@@ -45,6 +45,7 @@ class Ledger:
         self._touched: dict[str, Job] = {}
         self._bodies: dict[str, bytes] = {}
         self._forgotten: list[Record] = []
+        self._flush = False
         for row in rows:
             self._restore(job_of(row))
 
@@ -70,15 +71,25 @@ class Ledger:
         return node
 
     def collect(self) -> list[Record]:
-        """The records of all that changed since the last time; `fresh` and `owing` end with it."""
+        """The records of all that changed since the last time; `fresh` and `owing` end with it.
+
+        That a job may be forgotten is never urgent: it waits for other records, or for `flush`. A balancer
+        that dies before it is on disk delivers the result again, and the origin acknowledges again.
+        """
         records: list[Record] = []
         for ticket, job in self._touched.items():
             job.version += 1
             ended = self.fresh.get(ticket)
             records.append(row_of(job, self._bodies.get(ticket), ended.body if ended else None))
-        records += self._forgotten
-        self._touched, self._bodies, self.fresh, self.owing, self._forgotten = {}, {}, {}, {}, []
+        if records or self._flush:
+            records += self._forgotten
+            self._forgotten, self._flush = [], False
+        self._touched, self._bodies, self.fresh, self.owing = {}, {}, {}, {}
         return records
+
+    def flush(self) -> None:
+        """The next `collect` holds nothing back."""
+        self._flush = bool(self._forgotten)
 
     # --- the changes -----------------------------------------------------------------------------
 

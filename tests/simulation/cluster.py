@@ -1,0 +1,417 @@
+"""A whole cluster in one process: the real cores, a virtual clock, a seeded network, disks that forget.
+
+Nothing here decides anything about jobs: it moves events, commits records after a while, loses what was
+not committed when a process crashes, and remembers what clients were shown.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from clusternode.core import events as node_events
+from clusternode.core.node import Identity, NodeCore
+from clusternode.core.origin import Stored, reply_of_done, view_of_done
+from loadbalancer.core import events as balancer_events
+from loadbalancer.core.balancer import Balancer, Settings
+from loadbalancer.core.jobs import Forget, Row, State
+from loadbalancer.store.sqlite import coalesce
+from protocol.dialogue import CancelJob, GetResult, Submit, Wait
+from protocol.job import Ended, JobSpec
+from protocol.messages import Hello, Message, RequestOfRes, Result, decode, encode
+from protocol.replies import CancelOf, ResultOf, TicketIssued, UnknownTicket
+
+COMMIT_DELAY = (0.0002, 0.004)
+WIRE_DELAY = (0.0001, 0.01)
+
+
+class Process:
+    """One incarnation of a program around its core, as `runtime.engine.Engine` runs it."""
+
+    def __init__(self, world: World, core: Any, tick: Any, apply: Callable[[list[Any]], None]) -> None:
+        self.world = world
+        self.core = core
+        self.alive = True
+        self._tick = tick
+        self._apply = apply
+        self._records: list[Any] = []
+        self._actions: list[Any] = []
+        self._committing = False
+        self._timer_at = float("inf")
+        self.perform: Callable[[Any], None] = lambda action: None
+
+    def submit(self, event: Any) -> None:
+        if not self.alive:
+            return
+        outcome = self.core.step(event, self.world.now)
+        self.world.steps += 1
+        for action in outcome.prompt:
+            self.perform(action)
+        self._records += outcome.records
+        self._actions += outcome.actions
+        self._commit()
+        deadline = self.core.next_deadline()
+        if deadline is not None and deadline < self._timer_at:
+            self._timer_at = deadline
+            self.world.at(max(deadline, self.world.now), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer_at = float("inf")
+        self.submit(self._tick)
+
+    def _commit(self) -> None:
+        if self._committing or not (self._records or self._actions):
+            return
+        records, self._records = self._records, []
+        actions, self._actions = self._actions, []
+        self._committing = True
+        delay = self.world.random.uniform(*COMMIT_DELAY) if records else 0.0
+        self.world.after(delay, lambda: self._committed(records, actions))
+
+    def _committed(self, records: list[Any], actions: list[Any]) -> None:
+        if not self.alive:
+            return  # crashed before the disk had it
+        self._apply(records)
+        self._committing = False
+        for action in actions:
+            self.perform(action)
+        self._commit()
+
+
+class Wire:
+    """A TCP connection: in order each way, until it is cut."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.open = True
+        self._ready = [0.0, 0.0]
+
+    def send(self, way: int, message: Message, receive: Callable[[Message], None]) -> None:
+        """Delivers through the real encoding, after what went the same way before."""
+        body = encode(message)[4:]
+        at = max(self._ready[way], self.world.now + self.world.random.uniform(*WIRE_DELAY))
+        self._ready[way] = at
+        self.world.at(at, lambda: receive(decode(body)) if self.open else None)
+
+
+@dataclass
+class BalancerDisk:
+    rows: dict[int, Row] = field(default_factory=dict)
+    epoch: int = 0
+
+    def apply(self, records: list[Any]) -> None:
+        for record in coalesce(records):
+            if isinstance(record, Forget):
+                self.rows.pop(record.seq, None)
+                continue
+            old = self.rows.get(record.seq)
+            if old is not None:
+                assert record.version > old.version
+                body = old.body if record.body is None else record.body
+                record = record._replace(
+                    body=body, result=old.result if record.result is None else record.result
+                )
+            assert record.body is not None
+            self.rows[record.seq] = record
+
+
+@dataclass
+class NodeDisk:
+    tickets: dict[int, node_events.Submitted] = field(default_factory=dict)
+    cancelled: set[int] = field(default_factory=set)
+    done: dict[int, Ended] = field(default_factory=dict)
+    kept: dict[str, Ended] = field(default_factory=dict)
+
+    def apply(self, records: list[Any]) -> None:
+        for record in records:
+            match record:
+                case node_events.Submitted():
+                    self.tickets[record.seq] = record
+                case node_events.CancelAsked(seq):
+                    self.cancelled.add(seq)
+                case node_events.Done(seq, ended):
+                    assert seq not in self.done, f"a second outcome was recorded for {ended.ticket}"
+                    self.done[seq] = ended
+                case node_events.Kept(ended):
+                    self.kept[ended.ticket] = ended
+                case node_events.Released(ticket):
+                    self.kept.pop(ticket, None)
+
+    def find(self, ticket: str) -> int | None:
+        return next((seq for seq, row in self.tickets.items() if row.ticket == ticket), None)
+
+
+class SimNode:
+    """A node, through all its incarnations."""
+
+    def __init__(self, world: World, number: int, slots: int) -> None:
+        self.world = world
+        self.node_id = f"id{number}"
+        self.name = f"n{number}"
+        self.slots = slots
+        self.disk = NodeDisk()
+        self.process: Process | None = None
+        self.wire: Wire | None = None
+        self.link = 0
+        self.reachable = True
+        self.executions: dict[tuple[str, int], int] = {}
+
+    def start(self) -> None:
+        disk = self.disk
+        stored = [
+            Stored(seq, row.ticket, row.submitted_at, row.body, seq in disk.cancelled)
+            for seq, row in disk.tickets.items()
+            if seq not in disk.done
+        ]
+        kept = [(ended.ticket, ended.attempt, len(ended.body)) for ended in disk.kept.values()]
+        identity = Identity(self.node_id, f"i{next(self.world.counter)}", self.name, self.slots)
+        core = NodeCore(identity, stored, max(disk.tickets, default=0) + 1, kept, self.world.now)
+        process = Process(self.world, core, node_events.Tick(), disk.apply)
+        process.perform = lambda action: self._perform(process, action)
+        self.process = process
+        self._connect_later(process, 0.0)
+
+    def crash(self) -> None:
+        if self.process is not None:
+            self.process.alive = False
+            self.process = None
+        self.cut()
+
+    def cut(self) -> None:
+        wire, self.wire = self.wire, None
+        if wire is None:
+            return
+        wire.open = False
+        if self.process is not None:
+            process = self.process
+            self.world.after(0.001, lambda: process.submit(node_events.LinkDown()))
+            self._connect_later(process, self.world.random.uniform(0.05, 0.5))
+        self.world.link_lost(self.link)
+
+    def _connect_later(self, process: Process, delay: float) -> None:
+        def connect() -> None:
+            if not process.alive or self.wire is not None:
+                return
+            if not self.reachable or self.world.balancer is None:
+                self._connect_later(process, self.world.random.uniform(0.05, 0.5))
+                return
+            self.wire = Wire(self.world)
+            self.link = self.world.connected(self)
+            process.submit(node_events.LinkUp())
+
+        self.world.after(delay + 0.002, connect)
+
+    def ask(self, asked: Any, ticket: str = "") -> None:
+        """A client's line; what it is answered ends up in the world's books."""
+        if self.process is not None:
+            line = node_events.Line(next(self.world.counter), asked, ticket, False)
+            self.process.submit(node_events.LinesReceived(1, [line]))
+
+    # --- what the core decides -------------------------------------------------------------------
+
+    def _perform(self, process: Process, action: Any) -> None:
+        match action:
+            case node_events.Answer(_, _, reply):
+                self.world.shown(self, reply)
+            case node_events.LookUp(_, _, asked, ticket):
+                seq = self.disk.find(ticket)
+                if seq is None or seq not in self.disk.done:
+                    self.world.shown(self, UnknownTicket(ticket))
+                else:
+                    row = self.disk.tickets[seq]
+                    view = view_of_done(ticket, row.submitted_at, row.body, self.disk.done[seq])
+                    self.world.shown(self, reply_of_done(asked, view))
+            case node_events.Send(message):
+                self._send(message)
+            case node_events.SendKept(kept, tickets):
+                results = [self.disk.kept[ticket] for ticket in kept if ticket in self.disk.kept]
+                if results:
+                    self._send(Result(results))
+                if tickets:
+                    self._send(RequestOfRes(list(tickets)))
+            case node_events.Spawn(ticket, attempt, line, _):
+                key = (ticket, attempt)
+                self.executions[key] = self.executions.get(key, 0) + 1
+                self.world.attempts_started.append((ticket, attempt, self.node_id))
+                self.world.after(float(line), lambda: self._ended(process, ticket, attempt, 0))
+            case node_events.Kill(ticket, attempt):
+                self.world.after(0.01, lambda: self._ended(process, ticket, attempt, 143))
+            case node_events.Disconnect():
+                self.cut()
+
+    def _ended(self, process: Process, ticket: str, attempt: int, code: int) -> None:
+        now = self.world.now
+        process.submit(node_events.CommandEnded(ticket, attempt, now, now, code))
+
+    def _send(self, message: Message) -> None:
+        if self.wire is not None:
+            link = self.link
+            self.wire.send(0, message, lambda received: self.world.to_balancer(link, received))
+
+
+class World:
+    """Everything, and the one clock."""
+
+    def __init__(self, seed: int, nodes: int = 3, slots: int = 2, settings: Settings | None = None) -> None:
+        self.seed = seed
+        self.random = random.Random(seed)
+        self.now = 1000.0
+        self.steps = 0
+        self.counter = itertools.count(1)
+        self.settings = settings or Settings(node_grace_period=2.0, request_result_period=1.0)
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self.balancer: Process | None = None
+        self.balancer_disk = BalancerDisk()
+        self.links: dict[int, SimNode] = {}
+        self.nodes = [SimNode(self, number, slots) for number in range(nodes)]
+        #: What clients read: ticket -> node, ticket -> outcome.
+        self.issued: dict[str, SimNode] = {}
+        self.outcomes: dict[str, str] = {}
+        self.cancel_shown: set[str] = set()
+        self.attempts_started: list[tuple[str, int, str]] = []
+        self.start_balancer()
+        for node in self.nodes:
+            node.start()
+
+    # --- time ------------------------------------------------------------------------------------
+
+    def at(self, when: float, what: Callable[[], None]) -> None:
+        heapq.heappush(self._agenda, (when, next(self.counter), what))
+
+    def after(self, delay: float, what: Callable[[], None]) -> None:
+        self.at(self.now + delay, what)
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self._agenda and self._agenda[0][0] <= end:
+            self.now, _, what = heapq.heappop(self._agenda)
+            what()
+            self.check()
+        self.now = end
+
+    def run_until(self, condition: Callable[[], bool], within: float) -> None:
+        end = self.now + within
+        while not condition():
+            assert self.now < end, f"seed {self.seed}: not so within {within} s"
+            self.run(0.1)
+
+    # --- the balancer ----------------------------------------------------------------------------
+
+    def start_balancer(self) -> None:
+        disk = self.balancer_disk
+        disk.epoch += 1
+        rows = [row._replace(result=None) for _, row in sorted(disk.rows.items())]
+        core = Balancer(self.settings, "lb", disk.epoch, rows, self.now)
+        process = Process(self, core, balancer_events.Tick(), disk.apply)
+        process.perform = self._perform
+        self.balancer = process
+        process.submit(balancer_events.Tick())
+
+    def crash_balancer(self) -> None:
+        if self.balancer is not None:
+            self.balancer.alive = False
+            self.balancer = None
+        for node in self.nodes:
+            node.cut()
+
+    def connected(self, node: SimNode) -> int:
+        link = next(self.counter)
+        self.links[link] = node
+        return link
+
+    def link_lost(self, link: int) -> None:
+        self.links.pop(link, None)
+        process = self.balancer
+        if process is not None:
+            self.after(0.001, lambda: process.submit(balancer_events.LinkLost(link)))
+
+    def to_balancer(self, link: int, message: Message) -> None:
+        if self.balancer is None or link not in self.links:
+            return
+        if isinstance(message, Hello):
+            self.balancer.submit(balancer_events.HelloReceived(link, message))
+        else:
+            self.balancer.submit(balancer_events.MessageReceived(link, message))
+
+    def _perform(self, action: Any) -> None:
+        match action:
+            case balancer_events.Send(link, message):
+                self._to_node(link, message)
+            case balancer_events.Deliver(link, stored, tickets):
+                rows = self.balancer_disk.rows
+                results = [
+                    Ended(each.ticket, each.attempt, each.outcome, rows[each.seq].result or b"")
+                    for each in stored
+                    if each.seq in rows
+                ]
+                if results:
+                    self._to_node(link, Result(results))
+                if tickets:
+                    self._to_node(link, RequestOfRes(list(tickets)))
+            case balancer_events.Close(link) if link in self.links:
+                self.links[link].cut()
+
+    def _to_node(self, link: int, message: Message) -> None:
+        node = self.links.get(link)
+        if node is None or node.wire is None or node.process is None:
+            return
+        process = node.process
+        node.wire.send(1, message, lambda received: process.submit(node_events.FromBalancer(received)))
+
+    # --- clients ---------------------------------------------------------------------------------
+
+    def submit(self, node: SimNode, spec: JobSpec) -> None:
+        node.ask(Submit(spec), "".join(self.random.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=16)))
+
+    def wait(self, ticket: str) -> None:
+        self.issued[ticket].ask(Wait(ticket))
+
+    def result(self, ticket: str) -> None:
+        self.issued[ticket].ask(GetResult(ticket))
+
+    def cancel(self, ticket: str) -> None:
+        self.issued[ticket].ask(CancelJob(ticket))
+
+    def shown(self, node: SimNode, reply: Any) -> None:
+        """A client reads this. From here on it must stay true."""
+        match reply:
+            case TicketIssued(ticket):
+                self.issued[ticket] = node
+            case ResultOf(view) | CancelOf(view) if view.outcome is not None:
+                known = self.outcomes.setdefault(view.ticket, view.outcome)
+                assert known == view.outcome, (
+                    f"seed {self.seed}: {view.ticket} was {known}, is {view.outcome}"
+                )
+                if isinstance(reply, CancelOf) and view.outcome == "cancelled":
+                    self.cancel_shown.add(view.ticket)
+            case UnknownTicket(ticket):
+                raise AssertionError(f"seed {self.seed}: the ticket {ticket} was issued and is not known")
+
+    # --- what must hold after every step ---------------------------------------------------------
+
+    @property
+    def core(self) -> Balancer:
+        assert self.balancer is not None
+        core: Balancer = self.balancer.core
+        return core
+
+    def check(self) -> None:
+        if self.balancer is not None:
+            check_ledger(self.core)
+
+
+def check_ledger(core: Balancer) -> None:
+    """Each job is in exactly one place, and the books agree."""
+    ledger = core.ledger
+    held = [job for node in ledger.nodes.values() for job in node.jobs.values()]
+    owed = [job for node in ledger.nodes.values() for job in node.undelivered.values()]
+    assert len(held) + len(owed) + ledger.waiting == len(ledger.jobs)
+    for node in ledger.nodes.values():
+        assert all(job.node == node.node_id for job in node.jobs.values())
+        assert all(job.state in (State.ASSIGNED, State.RUNNING) for job in node.jobs.values())
+        assert all(job.state is State.DONE and job.node is None for job in node.undelivered.values())
+        assert len(node.owed) == len(node.undelivered)
