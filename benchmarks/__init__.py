@@ -1,0 +1,1 @@
+"""Speed, side by side with something else in the same run: machines differ, ratios less so."""
