@@ -26,9 +26,9 @@ class Link:
         self,
         host: str,
         port: int,
-        on_up: Callable[[], None],
+        on_up: Callable[[FrameConnection], None],
         on_message: Callable[[Message], None],
-        on_down: Callable[[], None],
+        on_down: Callable[[FrameConnection], None],
     ) -> None:
         self._host = host
         self._port = port
@@ -73,7 +73,7 @@ class Link:
         async with asyncio.timeout(LINK_TIMEOUT):
             await loop.create_connection(lambda: connection, self._host, self._port)
         self.connection = connection
-        self._on_up()
+        self._on_up(connection)
 
     def _receive(self, message: Message) -> None:
         self._on_message(message)
@@ -84,10 +84,10 @@ class Link:
         self._said = ""
 
     def _ended(self, reason: str) -> None:
-        was_up, self.connection = self.connection is not None, None
+        connection, self.connection = self.connection, None
         self._lost.set()
-        if was_up:
-            self._on_down()
+        if connection is not None:
+            self._on_down(connection)
             self._say(f"the link to the ReverseProxy at {self._host}:{self._port} ended: {reason}")
 
     def _say(self, text: str) -> None:

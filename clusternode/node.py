@@ -37,6 +37,7 @@ from clusternode.link import Link
 from clusternode.store.sqlite import SqliteStore
 from protocol.limits import INFO_PERIOD
 from protocol.messages import Message, RequestOfRes, ResReq, Result, Welcome, in_batches, result_size
+from runtime.connection import FrameConnection
 from runtime.engine import Clock, Engine
 from runtime.lifecycle import Background, end, listen, until_stopped
 
@@ -105,9 +106,8 @@ class Node:
 
     # --- the link --------------------------------------------------------------------------------
 
-    def _on_up(self) -> None:
-        if self._link.connection is not None:
-            self.engine.attach(self._link.connection)
+    def _on_up(self, connection: FrameConnection) -> None:
+        self.engine.attach(connection)
         self.engine.submit(LinkUp())
 
     def _on_message(self, message: Message) -> None:
@@ -115,7 +115,8 @@ class Node:
             self._link.welcomed()
         self.engine.submit(FromBalancer(message))
 
-    def _on_down(self) -> None:
+    def _on_down(self, connection: FrameConnection) -> None:
+        self.engine.detach(connection)
         self.engine.submit(LinkDown())
 
     # --- actions ---------------------------------------------------------------------------------

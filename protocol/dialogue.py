@@ -120,8 +120,9 @@ def _number_or_ticket(text: str) -> Request:
     digits = text[1:] if text[0] in "+-" else text
     if digits.replace(".", "", 1).isdecimal():
         is_whole = digits.isascii() and digits.isdecimal() and text[0] != "-"
-        # The length first: int() of a long text is slow, and refused by Python from 4300 digits on.
-        if is_whole and len(digits.lstrip("0")) <= 10 and int(digits) <= SLEEP_LIMIT_MS:
+        # The length first: Python refuses int() of 4300 digits or more, leading zeros among them.
+        digits = digits.lstrip("0") or "0"
+        if is_whole and len(digits) <= 10 and int(digits) <= SLEEP_LIMIT_MS:
             return Submit(Sleep(int(digits)))
         return Invalid(BAD_NUMBER)
     if text[0] in "rR" and len(text) == 1 + TICKET_LENGTH and is_ticket(text[1:].upper()):

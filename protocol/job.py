@@ -76,7 +76,9 @@ def unpack_spec(body: bytes) -> JobSpec:
         case ["sleep", int(ms)] if not isinstance(ms, bool) and 0 <= ms <= SLEEP_LIMIT_MS:
             return Sleep(ms)
         case ["run", str(line), (int() | float() | None) as limit] if (
-            line and "\0" not in line and (limit is None or 0 < limit <= TIME_LIMIT)
+            line
+            and "\0" not in line
+            and (limit is None or (type(limit) is not bool and 0 < limit <= TIME_LIMIT))
         ):
             return Command(line, limit)
         case _:
@@ -131,20 +133,32 @@ def unpack_report(body: bytes) -> Report:
     match _unpack(body, "a report"):
         case [
             str(node),
-            (int() | float() | None) as started_at,
-            int() | float() as finished_at,
-            (int() | None) as exit_code,
+            started_at,
+            finished_at,
+            exit_code,
             bytes(stdout),
             bytes(stderr),
-            int(stdout_total),
-            int(stderr_total),
+            stdout_total,
+            stderr_total,
             str(reason),
-        ] if len(stdout) <= OUTPUT_LIMIT and len(stderr) <= OUTPUT_LIMIT:
+        ] if (
+            (started_at is None or _is_time(started_at))
+            and _is_time(finished_at)
+            and (exit_code is None or type(exit_code) is int)
+            and len(stdout) <= OUTPUT_LIMIT
+            and len(stderr) <= OUTPUT_LIMIT
+            and all(type(total) is int and total >= 0 for total in (stdout_total, stderr_total))
+        ):
             return Report(
                 node, started_at, finished_at, exit_code, stdout, stderr, stdout_total, stderr_total, reason
             )
         case _:
             raise ProtocolError("a report with fields missing or of the wrong type")
+
+
+def _is_time(value: Any) -> bool:
+    # Up to the year 5138: the infinities, NaN and what no calendar has cannot be shown to a client.
+    return type(value) in (int, float) and 0 <= value <= 1e11
 
 
 class Ended(NamedTuple):

@@ -436,12 +436,16 @@ def _results(payload: Any) -> list[Ended]:
     return results
 
 
-def _hello(payload: Any) -> Hello:
+def _versioned(payload: Any, kind: str, count: int) -> tuple[Any, ...]:
     # The version comes first, and alone: a later version may have other fields behind it.
-    if type(payload) is not tuple or not payload or payload[0] != PROTOCOL_VERSION:
-        said = payload[0] if type(payload) is tuple and payload and type(payload[0]) is int else "none"
+    said = payload[0] if type(payload) is tuple and payload and type(payload[0]) is int else "none"
+    if said != PROTOCOL_VERSION:
         raise ProtocolError(f"protocol version {said}: this side speaks {PROTOCOL_VERSION}", 426)
-    version, node_id, instance, name, slots, held, running, finished = _fields(payload, "HELLO", 8)
+    return _fields(payload, kind, count)
+
+
+def _hello(payload: Any) -> Hello:
+    version, node_id, instance, name, slots, held, running, finished = _versioned(payload, "HELLO", 8)
     return Hello(
         _name(node_id, "the node's id"),
         _name(instance, "the instance"),
@@ -455,12 +459,12 @@ def _hello(payload: Any) -> Hello:
 
 
 def _welcome(payload: Any) -> Welcome:
-    version, balancer_id, epoch, period = _fields(payload, "WELCOME", 4)
+    version, balancer_id, epoch, period = _versioned(payload, "WELCOME", 4)
     return Welcome(
         _name(balancer_id, "the balancer's id"),
         _integer(epoch, "epoch", 1, 2**62),
         _number(period, "the period of result requests"),
-        _integer(version, "the protocol version", PROTOCOL_VERSION, PROTOCOL_VERSION),
+        version,
     )
 
 

@@ -4,7 +4,8 @@ Started by `pool.py` with the control socket's number as its argument, in isolat
 packages: only the standard library here. Both ends speak `marshal` behind a 4-byte length, as they are the
 same interpreter; this is no wire of the protocol.
 
-    node -> helper   ("run", key, command line, time limit or None, environment, working directory)
+    node -> helper   ("environment", variables of every job), once
+                     ("run", key, command line, time limit or None, working directory)
                      ("kill", key)
     helper -> node   ("ended", key, started, finished, exit code, timed out,
                       stdout, stderr, stdout bytes in all, stderr bytes in all, reason)
@@ -50,6 +51,8 @@ class Control:
 
     def __init__(self, number: int) -> None:
         self.socket = socket.socket(fileno=number)
+        # No job may have it: one that outlived this process would hide its death from the node.
+        self.socket.set_inheritable(False)
         self._buffer = b""
 
     def send(self, *message: Any) -> None:
@@ -238,7 +241,12 @@ def own_children() -> list[int]:
 
 
 def run(
-    control: Control, key: object, line: str, limit: float | None, env: dict[str, str], where: str
+    control: Control,
+    key: tuple[str, int],
+    line: str,
+    limit: float | None,
+    where: str,
+    variables: dict[str, str],
 ) -> None:
     """One job, from its directory to its report."""
     began = time.monotonic()
@@ -246,7 +254,7 @@ def run(
         os.mkdir(where, 0o700)
         # posix_spawn cannot change the directory; the child takes ours.
         os.chdir(where)
-        job = Job(key, line, limit, env)
+        job = Job(key, line, limit, variables | {"EVENLY_TICKET": key[0], "EVENLY_ATTEMPT": str(key[1])})
     except OSError as error:
         reason = f"it could not be started: {error.strerror}"
         control.send("ended", key, began, time.monotonic(), 126, False, b"", b"", 0, 0, reason)
@@ -282,11 +290,15 @@ def main() -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    variables: dict[str, str] = {}
     with contextlib.suppress(NodeGone, OSError):
         while True:
             for message in control.receive():
                 if message[0] == "run":
-                    run(control, *message[1:])
+                    _, key, line, limit, where = message
+                    run(control, key, line, limit, where, variables)
+                elif message[0] == "environment":
+                    variables = message[1]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from pathlib import Path
 
 NODE_VARIABLE = "EVENLY_NODE_ID"
 TICKET_VARIABLE = "EVENLY_TICKET"
-ATTEMPT_VARIABLE = "EVENLY_ATTEMPT"
 
 
 def kill_leftovers(node_id: str, ticket: str | None = None) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from clusternode.core.events import CommandEnded, Spawn
-from clusternode.executor.leftovers import ATTEMPT_VARIABLE, NODE_VARIABLE, TICKET_VARIABLE, kill_leftovers
+from clusternode.executor.leftovers import NODE_VARIABLE, kill_leftovers
 from runtime.lifecycle import SOFT_FILE_LIMIT
 
 HELPER = Path(__file__).with_name("helper.py")
@@ -200,6 +200,7 @@ class Pool:
                     self._report_lost(Key(job.ticket, job.attempt), reason)
                 self._backlog.clear()
             return
+        helper.send("environment", self._environment)
         self._next(helper)
 
     def _next(self, helper: Helper) -> None:
@@ -211,9 +212,8 @@ class Pool:
     def _give(self, helper: Helper, job: Spawn) -> None:
         key = helper.job = Key(job.ticket, job.attempt)
         self._by_key[key] = helper
-        environment = self._environment | {TICKET_VARIABLE: job.ticket, ATTEMPT_VARIABLE: str(job.attempt)}
         where = str(self._directory / f"{job.ticket}.{job.attempt}")
-        helper.send("run", tuple(key), job.line, job.time_limit, environment, where)
+        helper.send("run", tuple(key), job.line, job.time_limit, where)
 
     def _report_lost(self, key: Key, reason: str) -> None:
         now = self._offset + time.monotonic()
