@@ -192,9 +192,10 @@ class NodeCore:
     def _on_message(self, message: Any, out: Outcome) -> None:
         handler = _HANDLERS.get(type(message))
         early = isinstance(message, Welcome | Refuse | Error)
-        if handler is None or self.connected == isinstance(message, Welcome):
+        late = isinstance(message, Welcome) and self.connected
+        if handler is None or late or not (self.connected or early):
             out.actions.append(Disconnect(f"the ReverseProxy sent {type(message).__name__} out of place"))
-        elif self.connected or early:
+        else:
             handler(self, message, out)
 
     def _on_job(self, message: Job, out: Outcome) -> None:

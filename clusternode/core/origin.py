@@ -213,7 +213,7 @@ class Origin:
         try:
             value = json.loads(message.text)
             reply = self._reply(asked, value)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, AttributeError):
             reply = Failure("The ReverseProxy gave an answer that this version does not understand.")
         if reply is None:  # it was done in the meantime
             assert isinstance(asked, GetResult | Status)
@@ -223,7 +223,11 @@ class Origin:
 
     def _reply(self, asked: Any, value: Any) -> Reply | None:
         if isinstance(asked, Nodes):
+            if not all(self.own_fields.keys() <= node.keys() for node in value):
+                raise ValueError("a node without its fields")
             return NodesAre(value)
+        if not isinstance(value, dict):
+            raise TypeError("no object")
         if isinstance(asked, Stats):
             return StatsAre(self.stats, value)
         job = self.open.get(asked.ticket)

@@ -1,0 +1,512 @@
+"""The node's core, one event at a time: no sockets, no clock but the numbers given."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import pytest
+
+from clusternode.core.events import (
+    Answer,
+    CancelAsked,
+    ClientGone,
+    CommandEnded,
+    Disconnect,
+    Done,
+    FromBalancer,
+    Kept,
+    Kill,
+    Line,
+    LinesReceived,
+    LinkDown,
+    LinkUp,
+    LookUp,
+    Outcome,
+    Released,
+    Send,
+    SendKept,
+    Spawn,
+    Stop,
+    Submitted,
+    Tick,
+)
+from clusternode.core.executor import GATHER, KEEP_AFTER, STARTED_AFTER
+from clusternode.core.node import Identity, NodeCore
+from clusternode.core.origin import Stored
+from protocol.dialogue import CancelJob, GetResult, Nodes, Stats, Status, Submit, Wait
+from protocol.job import Command, Ended, JobSpec, Report, Sleep, unpack_report
+from protocol.messages import (
+    AckJobs,
+    AckResults,
+    Bye,
+    Cancel,
+    Drop,
+    Held,
+    Hello,
+    Job,
+    JobItem,
+    NotHere,
+    Query,
+    Recall,
+    Refuse,
+    RequestOfRes,
+    ResReq,
+    Result,
+    Returned,
+    Started,
+    Welcome,
+)
+from protocol.messages import Answer as BalancerAnswer
+from protocol.replies import CancelOf, JobView, NodesAre, ResultOf, StatsAre, StatusOf, TicketIssued
+
+M = TypeVar("M")
+
+
+def ticket(number: int) -> str:
+    return f"T{number:015d}"
+
+
+def ended(number: int, outcome: str = "succeeded", attempt: int = 1) -> Ended:
+    return Ended(ticket(number), attempt, outcome, Report("n", 1.0, 2.0, 0, b"hi\n", b"", 3, 0).pack())
+
+
+class Bench:
+    """A node, its clock, and what the last step gave."""
+
+    def __init__(self, slots: int = 1, stored: list[Stored] | None = None, kept: Any = ()) -> None:
+        self.now = 1000.0
+        identity = Identity("id", "i", "n", slots)
+        self.core = NodeCore(identity, stored or [], 1 + len(stored or []), kept, self.now)
+        self.out = Outcome()
+        self._line = 0
+
+    def step(self, event: Any, after: float = 0.0) -> Outcome:
+        self.now += after
+        self.out = self.core.step(event, self.now)
+        return self.out
+
+    def connect(self, epoch: int = 1) -> Outcome:
+        self.step(LinkUp())
+        return self.hear(Welcome("lb", epoch, 3.0))
+
+    def hear(self, message: Any, after: float = 0.0) -> Outcome:
+        return self.step(FromBalancer(message), after)
+
+    def ask(self, asked: Any, new: str = "", client: int = 1, as_json: bool = False) -> Outcome:
+        self._line += 1
+        return self.step(LinesReceived(client, [Line(self._line, asked, new, as_json)]))
+
+    def give(self, *specs: JobSpec, attempt: int = 1) -> Outcome:
+        jobs = [JobItem(ticket(number), attempt, self.now, spec.pack()) for number, spec in enumerate(specs)]
+        return self.hear(Job(jobs))
+
+    @property
+    def actions(self) -> list[Any]:
+        return [*self.out.prompt, *self.out.actions]
+
+    def sent(self, kind: type[M]) -> list[M]:
+        return [a.message for a in self.actions if isinstance(a, Send) and isinstance(a.message, kind)]
+
+    def replies(self) -> list[Any]:
+        return [action.reply for action in self.out.actions if isinstance(action, Answer)]
+
+    def did(self, kind: type[M]) -> list[M]:
+        return [action for action in self.actions if isinstance(action, kind)]
+
+
+# --- the origin ----------------------------------------------------------------------------------
+
+
+def test_a_ticket_is_recorded_before_it_is_shown_and_handed_in_after_that() -> None:
+    bench = Bench()
+    bench.connect()
+    out = bench.ask(Submit(Sleep(5)), ticket(1))
+    assert out.records == [Submitted(1, ticket(1), bench.now, Sleep(5).pack())]
+    assert not out.prompt
+    assert bench.replies() == [TicketIssued(ticket(1))]
+    assert bench.sent(Job) == [Job([JobItem(ticket(1), 0, bench.now, Sleep(5).pack())])]
+
+
+def test_submissions_are_taken_while_the_balancer_is_away_and_handed_in_when_it_is_back() -> None:
+    bench = Bench()
+    bench.ask(Submit(Sleep(5)), ticket(1))
+    assert bench.replies() == [TicketIssued(ticket(1))]
+    assert not bench.sent(Job)
+    bench.connect()
+    assert [item.ticket for item in bench.sent(Job)[0].jobs] == [ticket(1)]
+    bench.hear(AckJobs([ticket(1)]))
+    bench.step(LinkDown())
+    bench.connect(epoch=2)
+    assert not bench.sent(Job), "what was acknowledged is not handed in again"
+
+
+def test_after_a_restart_open_tickets_are_handed_in_again_with_their_cancels() -> None:
+    stored = [
+        Stored(1, ticket(1), 1.0, Sleep(5).pack(), False),
+        Stored(2, ticket(2), 1.0, Sleep(5).pack(), True),
+    ]
+    bench = Bench(stored=stored)
+    bench.connect()
+    assert [item.ticket for item in bench.sent(Job)[0].jobs] == [ticket(1), ticket(2)]
+    assert bench.sent(Cancel) == [Cancel([Held(ticket(2), 0)])]
+
+
+def test_a_result_is_recorded_then_shown_to_who_waits_then_acknowledged_and_only_once() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.ask(Submit(Sleep(5)), ticket(1))
+    bench.ask(Wait(ticket(1)))
+    assert not bench.replies()
+    out = bench.hear(Result([ended(1)]))
+    assert out.records == [Done(1, ended(1))]
+    (reply,) = bench.replies()
+    assert isinstance(reply, ResultOf)
+    assert reply.job.outcome == "succeeded"
+    assert bench.sent(AckResults) == [AckResults([Held(ticket(1), 1)])]
+    out = bench.hear(Result([ended(1, "failed")]))
+    assert not out.records
+    assert bench.sent(AckResults), "the repetition is acknowledged too"
+
+
+def test_what_is_not_open_is_looked_up_in_the_store() -> None:
+    bench = Bench()
+    bench.ask(GetResult(ticket(9)))
+    assert bench.did(LookUp) == [LookUp(1, 1, GetResult(ticket(9)), ticket(9))]
+
+
+def test_a_client_that_is_gone_leaves_nothing_behind() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.ask(Submit(Sleep(5)), ticket(1))
+    for client in range(2, 50):
+        bench.ask(Wait(ticket(1)), client=client)
+        bench.step(ClientGone(client))
+    assert bench.core.origin.open[ticket(1)].waiters is None
+    bench.hear(Result([ended(1)]))
+    assert not bench.replies()
+
+
+def test_a_ticket_that_the_balancer_does_not_know_is_handed_in_again() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.ask(Submit(Sleep(5)), ticket(1))
+    bench.hear(AckJobs([ticket(1)]))
+    bench.hear(NotHere([ticket(1)]))
+    assert [item.ticket for item in bench.sent(Job)[0].jobs] == [ticket(1)]
+
+
+def test_the_exchange_asks_for_what_is_open_and_repeats_what_was_not_acknowledged() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.ask(Submit(Sleep(5)), ticket(7))
+    bench.hear(AckJobs([ticket(7)]))
+    bench.give(Sleep(0))
+    bench.step(Tick(), after=1.0)
+    bench.step(Tick(), after=2.5)
+    (kept,) = bench.did(SendKept)
+    assert (list(kept.kept), list(kept.tickets)) == ([ticket(0)], [ticket(7)])
+
+
+def test_a_cancel_is_recorded_sent_and_answered_with_the_end_of_the_job() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.ask(Submit(Command("x")), ticket(1))
+    out = bench.ask(CancelJob(ticket(1)))
+    assert out.records == [CancelAsked(1)]
+    assert bench.sent(Cancel) == [Cancel([Held(ticket(1), 0)])]
+    assert not bench.replies()
+    bench.hear(Result([ended(1, "cancelled")]))
+    (reply,) = bench.replies()
+    assert isinstance(reply, CancelOf)
+    assert (reply.requested, reply.job.outcome) == (False, "cancelled")
+
+
+def test_a_cancel_while_the_balancer_is_away_is_noted_and_said_so() -> None:
+    bench = Bench()
+    bench.ask(Submit(Command("x")), ticket(1))
+    out = bench.ask(CancelJob(ticket(1)))
+    assert out.records == [CancelAsked(1)]
+    assert bench.replies()[0].requested
+    bench.connect()
+    assert bench.sent(Cancel) == [Cancel([Held(ticket(1), 0)])]
+
+
+def test_a_cancel_is_answered_when_the_link_goes_down() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.ask(Submit(Command("x")), ticket(1))
+    bench.ask(CancelJob(ticket(1)))
+    bench.step(LinkDown())
+    assert bench.replies()[0].requested
+
+
+def test_the_status_is_the_balancers_word() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.ask(Submit(Command("x")), ticket(1))
+    bench.ask(Status(ticket(1)))
+    (query,) = bench.sent(Query)
+    bench.hear(BalancerAnswer(query.number, f'{{"{ticket(1)}": ["running", 2, "n5", 7.5]}}'))
+    (reply,) = bench.replies()
+    view = reply.job
+    assert isinstance(view, JobView)
+    assert (view.state, view.attempt, view.node, view.started_at) == ("running", 2, "n5", 7.5)
+
+
+@pytest.mark.parametrize("text", ["", "[", "5", "[1]", '{"T000000000000001": ["nowhere", 1, null, null]}'])
+def test_an_answer_that_makes_no_sense_is_one_line_to_the_client(text: str) -> None:
+    bench = Bench()
+    bench.connect()
+    bench.ask(Submit(Command("x")), ticket(1))
+    bench.ask(Status(ticket(1)))
+    bench.hear(BalancerAnswer(1, text))
+    assert "does not understand" in bench.replies()[0].reason
+    bench.ask(Nodes())
+    bench.hear(BalancerAnswer(2, text))
+    assert "does not understand" in bench.replies()[0].reason
+
+
+def test_questions_are_answered_without_the_balancer() -> None:
+    bench = Bench()
+    bench.ask(Submit(Command("x")), ticket(1))
+    kinds = []
+    for asked in (Nodes(), Stats(), Status(ticket(1)), GetResult(ticket(1))):
+        bench.ask(asked, as_json=True)
+        kinds += [type(reply) for reply in bench.replies()]
+    assert kinds == [NodesAre, StatsAre, StatusOf, ResultOf]
+    bench.connect()
+    bench.ask(Nodes())
+    assert not bench.replies()
+    bench.step(LinkDown())
+    assert [type(reply) for reply in bench.replies()] == [NodesAre]
+
+
+# --- the executor --------------------------------------------------------------------------------
+
+
+def test_a_sleep_of_no_time_is_done_at_once_and_its_result_does_not_wait_for_our_disk() -> None:
+    bench = Bench()
+    bench.connect()
+    out = bench.give(Sleep(0))
+    assert not out.records
+    (result,) = bench.sent(Result)
+    assert result.results[0][:3] == (ticket(0), 1, "succeeded")
+    assert out.prompt
+
+
+def test_no_more_run_than_there_are_slots_and_the_next_starts_when_one_ends() -> None:
+    bench = Bench(slots=2)
+    bench.connect()
+    bench.give(Command("a"), Command("b"), Command("c"))
+    assert [spawn.line for spawn in bench.did(Spawn)] == ["a", "b"]
+    bench.step(CommandEnded(ticket(0), 1, 1.0, 2.0, 0))
+    assert [spawn.line for spawn in bench.did(Spawn)] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("event", "outcome"),
+    [
+        ({"exit_code": 0}, "succeeded"),
+        ({"exit_code": 3}, "failed"),
+        ({"exit_code": 143, "timed_out": True}, "timed-out"),
+        ({"exit_code": 0, "timed_out": True}, "timed-out"),
+        ({"exit_code": None}, "lost"),
+    ],
+)
+def test_how_a_command_ended_is_its_outcome(event: dict[str, Any], outcome: str) -> None:
+    bench = Bench()
+    bench.connect()
+    bench.give(Command("a"))
+    bench.step(CommandEnded(ticket(0), 1, 1.0, 2.0, **event))
+    assert bench.sent(Result)[0].results[0].outcome == outcome
+
+
+def test_a_sleep_takes_its_time_and_a_slot() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.give(Sleep(500), Sleep(500))
+    assert bench.core.next_deadline() == pytest.approx(bench.now + STARTED_AFTER)
+    bench.step(Tick(), after=0.5)
+    (result,) = bench.sent(Result)
+    report = unpack_report(result.results[0].body)
+    assert report.started_at is not None
+    assert report.finished_at - report.started_at == pytest.approx(0.5)
+    assert len(bench.core.executor.running) == 1
+
+
+def test_results_gather_while_more_jobs_wait_and_the_last_does_not_wait() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.give(Command("a"), Command("b"), Command("c"))
+    bench.step(CommandEnded(ticket(0), 1, 1.0, 2.0, 0))
+    assert not bench.sent(Result)
+    assert bench.core.next_deadline() == pytest.approx(bench.now + GATHER)
+    bench.step(CommandEnded(ticket(1), 1, 1.0, 2.0, 0))
+    assert len(bench.sent(Result)[0].results) == 2, "the queue is empty now"
+
+
+def test_a_result_that_stays_unacknowledged_goes_to_disk_and_is_released_by_the_acknowledgement() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.give(Sleep(0))
+    (result,) = bench.sent(Result)
+    out = bench.step(Tick(), after=KEEP_AFTER)
+    assert out.records == [Kept(result.results[0])]
+    out = bench.hear(AckResults([Held(ticket(0), 1)]))
+    assert out.records == [Released(ticket(0))]
+
+
+def test_a_result_that_cannot_be_sent_is_kept_and_sent_when_the_balancer_is_back() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.give(Sleep(100))
+    bench.step(LinkDown())
+    out = bench.step(Tick(), after=0.1)
+    assert [type(record) for record in out.records] == [Kept]
+    bench.connect(epoch=2)
+    assert bench.did(SendKept) == [SendKept([ticket(0)], ())]
+
+
+def test_hello_says_what_is_held_runs_and_is_finished() -> None:
+    bench = Bench(kept=[(ticket(50), 3, 100)])
+    bench.connect()
+    bench.give(Command("a"), Command("b"))
+    bench.step(LinkDown())
+    bench.step(LinkUp())
+    (hello,) = bench.sent(Hello)
+    assert hello.running == (Held(ticket(0), 1),)
+    assert hello.held == (Held(ticket(1), 1),)
+    assert hello.finished == (Held(ticket(50), 3),)
+
+
+def test_a_repeated_or_older_attempt_is_not_run_and_a_newer_one_replaces_it() -> None:
+    bench = Bench(slots=5)
+    bench.connect()
+    bench.give(Command("a"), attempt=2)
+    bench.give(Command("a"), attempt=2)
+    assert not bench.did(Spawn)
+    bench.give(Command("a"), attempt=1)
+    assert not bench.did(Spawn)
+    bench.give(Command("a"), attempt=3)
+    assert bench.did(Kill) == [Kill(ticket(0), 2)]
+    assert [spawn.attempt for spawn in bench.did(Spawn)] == [3]
+    bench.step(CommandEnded(ticket(0), 2, 1.0, 2.0, 143))
+    assert not bench.sent(Result), "the end of the replaced attempt is nobody's news"
+
+
+def test_only_what_has_not_started_is_given_back_and_there_is_always_an_answer() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.give(Command("a"), Command("b"), Command("c"))
+    bench.hear(Recall([Held(ticket(0), 1), Held(ticket(1), 2), Held(ticket(2), 1)]))
+    assert bench.sent(Returned) == [Returned([Held(ticket(2), 1)])]
+    bench.hear(Recall([Held(ticket(9), 1)]))
+    assert bench.sent(Returned) == [Returned([])]
+
+
+def test_a_cancel_ends_what_waits_at_once_and_kills_what_runs() -> None:
+    bench = Bench(slots=1)
+    bench.connect()
+    bench.give(Command("a"), Command("b"))
+    bench.hear(Cancel([Held(ticket(1), 1)]))
+    assert bench.sent(Result)[0].results[0][:3] == (ticket(1), 1, "cancelled")
+    bench.hear(Cancel([Held(ticket(0), 1)]))
+    assert bench.did(Kill) == [Kill(ticket(0), 1)]
+    bench.step(CommandEnded(ticket(0), 1, 1.0, 2.0, 0))
+    assert bench.sent(Result)[0].results[0].outcome == "cancelled"
+
+
+def test_a_sleep_that_is_cancelled_ends_at_once() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.give(Sleep(10_000))
+    bench.hear(Cancel([Held(ticket(0), 1)]))
+    assert bench.sent(Result)[0].results[0].outcome == "cancelled"
+
+
+def test_what_is_dropped_is_killed_and_never_reported() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.give(Command("a"))
+    bench.hear(Drop([Held(ticket(0), 1)]))
+    assert bench.did(Kill) == [Kill(ticket(0), 1)]
+    bench.step(CommandEnded(ticket(0), 1, 1.0, 2.0, 143))
+    assert not bench.sent(Result)
+    bench.hear(RequestOfRes([ticket(0)]))
+    assert bench.sent(NotHere) == [NotHere([ticket(0)])]
+
+
+def test_long_jobs_are_reported_as_started_and_short_ones_are_spared_it() -> None:
+    bench = Bench(slots=2)
+    bench.connect()
+    bench.give(Command("a"), Sleep(10))
+    bench.step(Tick(), after=0.01)
+    bench.step(Tick(), after=STARTED_AFTER)
+    assert bench.sent(Started) == [Started([Held(ticket(0), 1)])]
+
+
+def test_a_job_that_nobody_understands_ends_as_failed_with_the_reason() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.hear(Job([JobItem(ticket(1), 1, 0.0, b"\xc1")]))
+    (result,) = bench.sent(Result)
+    assert result.results[0].outcome == "failed"
+    assert "MessagePack" in unpack_report(result.results[0].body).reason
+
+
+# --- the link ------------------------------------------------------------------------------------
+
+
+def test_nothing_but_hello_is_said_before_the_welcome() -> None:
+    bench = Bench()
+    bench.ask(Submit(Sleep(0)), ticket(1))
+    bench.step(LinkUp())
+    assert [type(action.message) for action in bench.actions if isinstance(action, Send)] == [Hello]
+
+
+def test_an_older_epoch_of_the_same_balancer_is_left_alone() -> None:
+    bench = Bench()
+    bench.connect(epoch=5)
+    bench.step(LinkDown())
+    bench.connect(epoch=4)
+    assert bench.did(Disconnect)
+    assert not bench.core.connected
+
+
+@pytest.mark.parametrize("message", [Bye(), Started([]), Job([]), ResReq([], [])])
+def test_a_balancer_that_breaks_the_protocol_or_speaks_before_its_welcome_is_not_obeyed(message: Any) -> None:
+    bench = Bench()
+    bench.step(LinkUp())
+    bench.hear(message)
+    assert not bench.core.connected
+    assert not bench.sent(Returned)
+
+
+def test_a_refusal_ends_the_link_with_its_reason() -> None:
+    bench = Bench()
+    bench.step(LinkUp())
+    bench.hear(Refuse(503, "full"))
+    assert bench.did(Disconnect) == [Disconnect("refused: full")]
+
+
+def test_a_silent_balancer_is_left() -> None:
+    bench = Bench()
+    bench.connect()
+    reasons = []
+    for _ in range(8):
+        bench.step(Tick(), after=1.0)
+        reasons += bench.did(Disconnect)
+    assert reasons
+    assert "silent" in reasons[0].reason
+
+
+def test_a_stop_ends_commands_keeps_results_and_says_goodbye() -> None:
+    bench = Bench(slots=2)
+    bench.connect()
+    bench.give(Command("a"), Sleep(0), Command("c"))
+    bench.step(LinkDown())
+    bench.connect(epoch=2)
+    out = bench.step(Stop())
+    assert sorted(kill.ticket for kill in bench.did(Kill)) == [ticket(0), ticket(2)]
+    assert bench.sent(Bye)
+    assert [type(record) for record in out.records] in ([], [Kept])
