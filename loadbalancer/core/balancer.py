@@ -64,8 +64,12 @@ from protocol.messages import (
 )
 from protocol.messages import Job as JobMessage
 
-#: Between two recalls that idle slots asked for: work must not run to and fro faster than it is done.
+#: Between two recalls outside the period: work must not run to and fro faster than it is done.
 EVENING_PAUSE = 0.1
+#: Queues have drifted apart when they differ by more than this many jobs, and by more than this part of
+#: the longest: below that, short jobs that come and go would move for nothing.
+DRIFT = 3
+DRIFT_PART = 8
 #: A node that is away and holds nothing stays in `nodes` this long.
 REMEMBER_NODE = 3600.0
 
@@ -223,9 +227,12 @@ class Balancer:
                 self.ledger.end(job, JobOutcome.CANCELLED, "its node was away")
 
     def _on_bye(self, node: Node, _: Bye) -> None:
-        # It stopped its jobs on purpose: nobody crashed.
+        # It stopped its jobs on purpose: nobody crashed. From here on it is away, and gets no job any more.
+        assert node.link is not None
         self.ledger.lose_all(node, list(node.jobs.values()), counts=False)
         self._log(f"node {node.name} says goodbye")
+        self._actions.append(Close(node.link))
+        self._on_link_lost(node.link)
 
     def _expire(self, node: Node) -> None:
         if node.jobs:
@@ -467,16 +474,18 @@ class Balancer:
     # --- evening out -----------------------------------------------------------------------------
 
     def _consider_evening(self) -> None:
-        """Idle slots beside a node with a queue ask for a recall soon; else the next period sees to it."""
+        """Idle slots beside a queue, and queues that drifted apart, are evened out soon."""
         if self.ledger.waiting or self._next_evening is not None or len(self._links) < 2:
             return
         nodes = self._links.values()
-        low = min(len(node.jobs) for node in nodes)
-        if (
-            any(node.is_idle for node in nodes)
-            and any(len(node.jobs) > max(low + 1, node.slots) for node in nodes)
-            and not any(node.recalled for node in nodes)
-        ):
+        high = max(nodes, key=lambda node: len(node.jobs))
+        low = min(nodes, key=lambda node: len(node.jobs))
+        apart = len(high.jobs) - len(low.jobs)
+        drifted = apart > max(DRIFT, len(high.jobs) // DRIFT_PART)
+        starved = apart > 1 and low.is_idle
+        # What runs cannot move: only a node with a queue has anything to give.
+        has_queue = len(high.jobs) > high.slots
+        if (drifted or starved) and has_queue and not any(node.recalled for node in nodes):
             self._next_evening = max(self._now, self._last_evening + EVENING_PAUSE)
 
     def _even_out(self) -> None:
