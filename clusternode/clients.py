@@ -28,6 +28,7 @@ from protocol.replies import (
     Reply,
     UnknownTicket,
     listing_end,
+    listing_failure,
     listing_row,
     listing_start,
     render_json,
@@ -247,7 +248,7 @@ class Client(asyncio.Protocol):
         after, first = 0, True
         while not transport.is_closing() and (rows := await self._door.store.page(after)):
             for row in rows:
-                transport.write(listing_row(_view(row), as_json, first))
+                transport.write(_listed(row, as_json, first))
                 first = False
             after = rows[-1].seq
             await self._writable.wait()
@@ -291,7 +292,18 @@ def _reply_of_row(action: LookUp, row: TicketRow | None) -> Reply:
     try:
         return reply_of_done(action.asked, _view(row))
     except ProtocolError as error:
-        return Failure(f"The stored job {action.ticket} cannot be read: {error.reason}.")
+        return Failure(_unreadable(row, error))
+
+
+def _listed(row: TicketRow, as_json: bool, first: bool) -> bytes:
+    try:
+        return listing_row(_view(row), as_json, first)
+    except ProtocolError as error:
+        return listing_failure(row.ticket, _unreadable(row, error), as_json, first)
+
+
+def _unreadable(row: TicketRow, error: ProtocolError) -> str:
+    return f"The stored job {row.ticket} cannot be read: {error.reason}."
 
 
 class Door:

@@ -38,6 +38,7 @@ class Link:
         self._lost = asyncio.Event()
         self._heard = False
         self._said = ""
+        self._leaving = False
         self.connection: FrameConnection | None = None
 
     async def run(self) -> None:
@@ -60,6 +61,11 @@ class Link:
     def send(self, message: Message) -> None:
         if self.connection is not None:
             self.connection.send(message)
+
+    def leave(self) -> None:
+        """The node stops: this end of the link is no news."""
+        self._leaving = True
+        self.disconnect("the node stops")
 
     def disconnect(self, reason: str) -> None:
         if self.connection is not None:
@@ -88,7 +94,8 @@ class Link:
         self._lost.set()
         if connection is not None:
             self._on_down(connection)
-            self._say(f"the link to the ReverseProxy at {self._host}:{self._port} ended: {reason}")
+            if not self._leaving:
+                self._say(f"the link to the ReverseProxy at {self._host}:{self._port} ended: {reason}")
 
     def _say(self, text: str) -> None:
         """Each state of affairs once, not once an attempt."""

@@ -98,7 +98,7 @@ class Node:
         self.engine.submit(Stop())
         await self.engine.settle()
         self.door.close()
-        self._link.disconnect("the node stops")
+        self._link.leave()
 
     def _fail(self, error: BaseException) -> None:
         if not self._failure.done():

@@ -44,8 +44,8 @@ class Session:
         self.name = ""
         self._server = server
         self._greeted = False
-        #: A health check, no node: not worth a line in the log.
-        self.asked = False
+        #: Its end is not worth a line in the log: a health check, or a node whose refusal was logged.
+        self.known = False
         self.connection = FrameConnection(self._on_message, self._on_lost, STRANGER_FRAME_LIMIT)
         self._timer = asyncio.get_running_loop().call_later(HELLO_TIMEOUT, self._on_timeout)
 
@@ -63,10 +63,10 @@ class Session:
         if self._greeted:
             submit(MessageReceived(self.link, message))
         elif isinstance(message, Hello):
-            self._greeted = True
+            self._greeted = self.known = True
             submit(HelloReceived(self.link, message))
         elif isinstance(message, Query) and message.what == "health":
-            self.asked = True
+            self.known = True
             submit(StrangerAsked(self.link, message))
         else:
             raise ProtocolError(f"HELLO comes first, not {type(message).__name__}")
@@ -111,7 +111,7 @@ class Server:
         if session.name:
             log.info("link to node %s ended: %s", session.name, reason)
             self.engine.submit(LinkLost(session.link))
-        elif session.connection.bytes_received and not session.asked:
+        elif session.connection.bytes_received and not session.known:
             log.warning("stranger at %s: %s", session.connection.peer, reason)
 
     async def run(self) -> None:

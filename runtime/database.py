@@ -42,6 +42,8 @@ class Database:
             raise StartError(f"{path} {error}") from None
         except sqlite3.Error as error:
             await connection.close()
+            # `close` waits for nothing that never connected: its thread would report to a loop that is gone.
+            connection._thread.join()
             raise StartError(f"{path} cannot be used: {error}") from None
         return self
 

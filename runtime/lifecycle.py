@@ -92,7 +92,8 @@ async def listen(factory: Callable[[], asyncio.Protocol], host: str, port: int, 
     try:
         return await loop.create_server(factory, host, port, backlog=BACKLOG)
     except OSError as error:
-        reason = error.strerror or str(error)
+        # The loop's own text names the address once more.
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
         raise StartError(
             f"cannot listen on {host}:{port}: {reason.lower()}; {flag} gives another port"
         ) from None

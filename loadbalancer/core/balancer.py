@@ -164,13 +164,15 @@ class Balancer:
             # The same instance comes again: its old link is dead, whatever TCP thinks.
             self._actions.append(Close(node.link))
             del self._links[node.link]
+        # The process that was here before has not crashed: what it lacks has never reached it.
+        crashed = node.instance != hello.instance
         node.name, node.instance, node.slots = hello.name, hello.instance, hello.slots
         node.link, node.deadline, node.heard_at, node.info = link, None, self._now, None
         node.recalled.clear()
         self._links[link] = node
         self._actions.append(Accept(link, node.name))
         self._send(link, Welcome(self.balancer_id, self.epoch, self.settings.request_result_period))
-        self._reconcile(node, hello)
+        self._reconcile(node, hello, crashed)
         node.owed.reset()
         self.ledger.owing[node.node_id] = node
         self._last_evening = -EVENING_PAUSE  # a node that joins is evened out at once
@@ -192,12 +194,12 @@ class Balancer:
             return Refuse(503, f"MAX_NUM_NODES={self.settings.max_num_nodes} nodes are connected already")
         return None
 
-    def _reconcile(self, node: Node, hello: Hello) -> None:
+    def _reconcile(self, node: Node, hello: Hello, crashed: bool) -> None:
         """Compares what the node says it has with what is recorded of it; before anything is dispatched."""
         running = dict(hello.running)
         has = dict(hello.held) | running | dict(hello.finished)
         missing = [job for job in node.jobs.values() if has.get(job.ticket) != job.attempt]
-        self.ledger.lose_all(node, missing, counts=True)
+        self.ledger.lose_all(node, missing, counts=crashed)
         for job in node.jobs.values():
             if job.ticket in running:
                 self.ledger.start(job)

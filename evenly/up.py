@@ -1,0 +1,84 @@
+"""`python -m evenly.up`, `make up`: a cluster on this machine, in the foreground until Ctrl-C.
+
+A program that dies is started again, so one may kill -9 any of them and watch. The data directory stays:
+tickets of one run are answered in the next.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from evenly.local import ClusterError, LocalCluster, end_by_signals
+from runtime.settings import Setting, integer, parse, text
+
+PROGRAM = "evenly.up"
+#: Taken where they are free, so that the printed commands stay the same: the balancer's, the first node's.
+BALANCER_PORT, FIRST_CLIENT_PORT = 8080, 9000
+#: Seconds between two looks whether all programs live.
+LOOK_PERIOD = 0.2
+#: A program that dies so often within so many seconds is not started again.
+DEATHS, DEATHS_PERIOD = 5, 10.0
+
+SETTINGS = [
+    Setting("NODES", integer(1, 100), 3, "nodes"),
+    Setting("SLOTS", integer(1, 4096), None, "jobs that run at once on a node (default: the CPUs)"),
+    Setting("DATA_DIR", text("a directory"), "evenly-data/up", "data and logs of all programs", "--data"),
+]
+
+
+def print_commands(cluster: LocalCluster) -> None:
+    print(f"Evenly is up: a balancer on port {cluster.balancer.port}, clients go to any node:")
+    for node in cluster.nodes:
+        print(f"  nc 127.0.0.1 {node.port}    # {node.name}, process {node.pid}")
+    print("Type there, say, run sha256sum /etc/passwd to get a ticket, and wait TICKET for its result;")
+    print("nodes shows the cluster, help the rest. kill -9 any of the processes: it starts again.")
+    print(f"Data and logs are in {cluster.directory}. Ctrl-C ends it; the tickets stay.", flush=True)
+
+
+def watch(cluster: LocalCluster) -> None:
+    """Starts again what died. Raises ClusterError if that does not help."""
+    deaths: list[float] = []
+    while True:
+        for program in (cluster.balancer, *cluster.nodes):
+            if program.is_running:
+                continue
+            now = time.monotonic()
+            deaths = [at for at in deaths if at > now - DEATHS_PERIOD] + [now]
+            if len(deaths) > DEATHS:
+                program.fail("died too often")
+            code = program.exit_code or 0
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            cluster.start(program.name)
+            print(f"{program.name} {how}; it runs again as process {program.pid}", flush=True)
+        time.sleep(LOOK_PERIOD)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    description = "A balancer and nodes on this machine, in the foreground until Ctrl-C."
+    arguments = sys.argv[1:] if argv is None else argv
+    values = parse(PROGRAM, description, [], SETTINGS, arguments, os.environ)
+    nodes = values["NODES"]
+    ports = [BALANCER_PORT, *range(FIRST_CLIENT_PORT, FIRST_CLIENT_PORT + nodes)]
+    end_by_signals()
+    try:
+        with LocalCluster(
+            nodes, slots=values["SLOTS"], directory=Path(values["DATA_DIR"]), ports=ports
+        ) as cluster:
+            print_commands(cluster)
+            watch(cluster)
+    except KeyboardInterrupt:
+        print(f"\n{PROGRAM}: the cluster is stopped", file=sys.stderr)
+        return 0
+    except (ClusterError, OSError) as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
