@@ -390,7 +390,8 @@ class Balancer:
 
     def _on_query(self, node: Node, query: Query) -> None:
         if query.what == "nodes":
-            answer: Any = [each.fields() for each in self.ledger.nodes.values()]
+            by_name = sorted(self.ledger.nodes.values(), key=lambda each: each.name)
+            answer: Any = [each.fields() for each in by_name]
         elif query.what == "status":
             answer = {
                 t: self._status(job) for t in query.tickets if (job := self.ledger.jobs.get(t)) is not None
