@@ -68,6 +68,12 @@ class Link:
         self.disconnect("the node stops")
 
     def disconnect(self, reason: str) -> None:
+        """At once: to a load balancer that hangs, what is still to be sent would never be."""
+        if self.connection is not None:
+            self.connection.abort(reason)
+
+    def close(self, reason: str) -> None:
+        """After what was sent."""
         if self.connection is not None:
             self.connection.close(reason)
 

@@ -199,6 +199,8 @@ async def serve(stop: asyncio.Event, options: Options, directory: Path) -> None:
             log.info("stopping")
             listening.close()
             await node.stop()
+            if running.done():
+                running.result()
         finally:
             listening.close()
             await end(running)

@@ -193,6 +193,8 @@ async def serve(stop: asyncio.Event, settings: Settings, bind: str, port: int, d
             log.info("stopping")
             listening.close()
             await server.engine.settle()
+            if running.done():
+                running.result()
         finally:
             listening.close()
             await end(running)

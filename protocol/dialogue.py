@@ -141,7 +141,7 @@ def _run(rest: str) -> Request:
         name, equals, value = option.partition("=")
         if name != "--time":
             return Invalid(
-                f"run has no option {name[:40]}: --time SECONDS is the one it has; -- ends options."
+                f"run has no option {name[:40]!r}: --time SECONDS is the one it has; -- ends options."
             )
         if not equals:
             value, _, rest = rest.partition(" ")

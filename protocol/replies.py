@@ -161,7 +161,8 @@ def summary(job: JobView) -> str:
         parts.append(report.reason)
     if report.started_at is not None:
         parts.append(f"in {max(0.0, report.finished_at - report.started_at):.3f} s on {report.node}")
-    return ", ".join(parts)
+    # What the executor said in words may have line ends.
+    return " ".join(", ".join(parts).split())
 
 
 def _output(report: Report) -> bytes:
@@ -344,6 +345,13 @@ def listing_row(job: JobView, as_json: bool, first: bool) -> bytes:
         return (b"" if first else b",") + _json(job_fields(job)).rstrip(b"\n")
     said = NOT_EXECUTED if job.outcome is None else _one_line(job)
     return _line(f"{job.ticket} -> {said}")
+
+
+def listing_failure(ticket: str, reason: str, as_json: bool, first: bool) -> bytes:
+    """The row of a ticket that cannot be shown."""
+    if as_json:
+        return (b"" if first else b",") + _json({"error": reason, "ticket": ticket}).rstrip(b"\n")
+    return _line(f"{ticket} -> {reason}")
 
 
 def _one_line(job: JobView) -> str:

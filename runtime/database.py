@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -50,13 +49,13 @@ class Database:
     async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
         """Runs `change` in the connection's thread as one durable transaction.
 
-        It is never cancelled half-way: a cancelled caller waits for the end.
+        It is never cancelled half-way: where the caller is, it completes in that thread, before `close` does.
 
         Raises:
             StorageError: if it failed; nothing of it is there.
         """
         try:
-            return await asyncio.shield(self._call(_transaction, change))
+            return await self._call(_transaction, change)
         except sqlite3.Error as error:
             raise StorageError(f"cannot write {self._path}: {error}") from None
 

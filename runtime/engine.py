@@ -13,6 +13,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Generic, Protocol, TypeVar
 
+from runtime.errors import InternalFault, one_line
+
 E = TypeVar("E")
 R = TypeVar("R")
 A = TypeVar("A")
@@ -79,10 +81,19 @@ class Engine(Generic[E, R, A]):
         self._timer_at = float("inf")
         self._sources: set[Source] = set()
         self._congested = False
+        self._fault: InternalFault | None = None
 
     def submit(self, event: E) -> None:
         """Steps the core with `event`. What comes of it follows when it is durable."""
-        outcome = self._core.step(event, self._clock.now())
+        if self._fault is not None:
+            return
+        try:
+            outcome = self._core.step(event, self._clock.now())
+        except Exception as error:
+            # The core's memory can no longer be trusted; the disk can. `run` ends the process.
+            self._fault = InternalFault(one_line(error))
+            self._wake.set()
+            return
         self._records += outcome.records
         self._actions += outcome.actions
         if outcome.prompt:
@@ -110,11 +121,20 @@ class Engine(Generic[E, R, A]):
 
         Raises:
             StorageError: if a commit failed; nothing of it was released.
+            InternalFault: if the core raised.
         """
         self._set_timer()
+        try:
+            await self._run()
+        finally:
+            self._idle.set()
+
+    async def _run(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if self._fault is not None:
+                raise self._fault
             records, self._records = self._records, []
             actions, self._actions = self._actions, []
             if records:
@@ -128,7 +148,7 @@ class Engine(Generic[E, R, A]):
                 self._idle.set()
 
     async def settle(self) -> None:
-        """Returns when all that was submitted is durable and released."""
+        """Returns when all that was submitted is durable and released, or `run` has ended."""
         await self._idle.wait()
 
     def _set_timer(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import uvloop
 
-from runtime.errors import StartError, StorageError
+from runtime.errors import InternalFault, StartError, StorageError, one_line
 
 #: Connections that the kernel holds for us before we accept them.
 BACKLOG = 1024
@@ -25,7 +25,7 @@ SOFT_FILE_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 def run(program: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
     """Runs `main(stop)` on uvloop until it returns; `stop` is set by SIGTERM and SIGINT.
 
-    Returns the exit code: 0, 2 if the program could not start, 1 if its storage failed.
+    Returns the exit code: 0, 2 if the program could not start, 1 if its storage or itself failed.
     """
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s {program} %(levelname)s %(message)s"
@@ -35,6 +35,7 @@ def run(program: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]
     async def body() -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_log_fault)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _stop_or_exit, stop, program)
         await main(stop)
@@ -47,7 +48,19 @@ def run(program: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]
     except StorageError as error:
         print(f"{program}: {error}; nothing that was acknowledged is lost, it ends here", file=sys.stderr)
         return 1
+    except Exception as error:
+        fault = str(error) if isinstance(error, InternalFault) else one_line(error)
+        print(f"{program}: a fault of its own, it ends here: {fault}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _log_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What a callback raised concerns its connection alone: a line in the log, and the rest goes on."""
+    error = context.get("exception")
+    logging.getLogger("runtime").error(
+        "a fault of its own: %s", one_line(error) if error else context.get("message")
+    )
 
 
 def _stop_or_exit(stop: asyncio.Event, program: str) -> None:

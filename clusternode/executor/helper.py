@@ -27,6 +27,8 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 OUTPUT_LIMIT = 1024 * 1024
@@ -54,6 +56,7 @@ class Control:
         # No job may have it: one that outlived this process would hide its death from the node.
         self.socket.set_inheritable(False)
         self._buffer = b""
+        self._messages: deque[tuple[Any, ...]] = deque()
 
     def send(self, *message: Any) -> None:
         body = marshal.dumps(message)
@@ -62,20 +65,23 @@ class Control:
         except OSError:
             raise NodeGone from None
 
-    def receive(self) -> list[tuple[Any, ...]]:
-        """The messages that have come in full; blocks for the first bytes."""
+    def read(self) -> None:
+        """Takes in what has come; blocks for the first bytes."""
         data = self.socket.recv(READ_SIZE)
         if not data:
             raise NodeGone
         self._buffer += data
-        messages = []
         while len(self._buffer) >= 4:
             end = 4 + int.from_bytes(self._buffer[:4], "big")
             if len(self._buffer) < end:
                 break
-            messages.append(marshal.loads(self._buffer[4:end]))
+            self._messages.append(marshal.loads(self._buffer[4:end]))
             self._buffer = self._buffer[end:]
-        return messages
+
+    def messages(self) -> Iterator[tuple[Any, ...]]:
+        """Those that have come, one by one: a job that is run for one of them finds its "kill" here."""
+        while self._messages:
+            yield self._messages.popleft()
 
 
 class Output:
@@ -175,6 +181,7 @@ class Job:
         streams = {self.stdout.read_end: self.stdout, self.stderr.read_end: self.stderr}
         for number in (*streams, self.pidfd, control.socket.fileno()):
             poll.register(number, select.POLLIN)
+        self._obey(control)
         while True:
             ended = False
             for number, _ in poll.poll(self.timeout()):
@@ -184,13 +191,14 @@ class Job:
                 elif number == self.pidfd:
                     ended = True
                 else:
+                    control.read()
                     self._obey(control)
             if ended:
                 return
             self.on_time()
 
     def _obey(self, control: Control) -> None:
-        for message in control.receive():
+        for message in control.messages():
             if message[0] == "kill" and message[1] == self.key:
                 self.terminate()
 
@@ -293,7 +301,8 @@ def main() -> None:
     variables: dict[str, str] = {}
     with contextlib.suppress(NodeGone, OSError):
         while True:
-            for message in control.receive():
+            control.read()
+            for message in control.messages():
                 if message[0] == "run":
                     _, key, line, limit, where = message
                     run(control, key, line, limit, where, variables)

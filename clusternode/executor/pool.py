@@ -200,6 +200,9 @@ class Pool:
                     self._report_lost(Key(job.ticket, job.attempt), reason)
                 self._backlog.clear()
             return
+        if self._closing:
+            helper.close()  # `close` came too early for it
+            return
         helper.send("environment", self._environment)
         self._next(helper)
 

@@ -140,7 +140,8 @@ def row_of(job: Job, body: bytes | None, result: bytes | None) -> Row:
 
 def job_of(row: Row) -> Job:
     """The job of a row as it was loaded (with its body, or empty when it is DONE)."""
-    job = Job(row.seq, row.ticket, row.origin, row.submitted_at, row.body or b"")
+    body = b"" if row.state == State.DONE else row.body or b""
+    job = Job(row.seq, row.ticket, row.origin, row.submitted_at, body)
     job.state = State(row.state)
     job.version, job.attempt, job.losses = row.version, row.attempt, row.losses
     job.node, job.outcome, job.result_size = row.node, row.outcome, row.result_size

@@ -71,6 +71,7 @@ class SqliteStore:
 
     async def load_open(self, epoch: int) -> list[Row]:
         def query(connection: sqlite3.Connection) -> list[Row]:
+            _check_epoch(connection, epoch)
             rows = connection.execute("SELECT * FROM jobs ORDER BY seq")
             return [Row._make((*row, None)) for row in rows]
 
@@ -80,8 +81,7 @@ class SqliteStore:
         inserts, updates, results, deletes = _sort(coalesce(changes))
 
         def change(connection: sqlite3.Connection) -> None:
-            if connection.execute("SELECT epoch FROM balancer").fetchone() != (epoch,):
-                raise Fenced(f"another balancer has taken this store over since epoch {epoch}")
+            _check_epoch(connection, epoch)
             connection.executemany(_INSERT, inserts)
             connection.executemany(_UPDATE, updates)
             connection.executemany("INSERT OR REPLACE INTO results VALUES (?, ?)", results)
@@ -105,6 +105,11 @@ class SqliteStore:
 
     async def close(self) -> None:
         await self._database.close()
+
+
+def _check_epoch(connection: sqlite3.Connection, epoch: int) -> None:
+    if connection.execute("SELECT epoch FROM balancer").fetchone() != (epoch,):
+        raise Fenced(f"another balancer has taken this store over since epoch {epoch}")
 
 
 def coalesce(changes: Sequence[Record]) -> list[Record]:

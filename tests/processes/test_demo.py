@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, Client, clean_environment, eventually, marker
 
 from evenly.local import ClusterError, LocalCluster
+from support import PATIENCE, Client, clean_environment, eventually, marker
 
 TICKET = r"[A-Z0-9]{16}"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
-from cluster import SimNode, World
 
+from cluster import SimNode, World
 from loadbalancer.core.balancer import Settings
 from protocol.job import Command, Sleep
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import pytest
-from cluster import check_ledger
 
+from cluster import check_ledger
 from loadbalancer.core.balancer import Balancer, Settings
 from loadbalancer.core.events import (
     Close,

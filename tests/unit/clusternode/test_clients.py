@@ -1,0 +1,216 @@
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from clusternode.clients import Client, Door
+from clusternode.core.events import ClientGone, Done, Event, LinesReceived, LookUp, Submitted
+from clusternode.store.sqlite import SqliteStore
+from protocol.dialogue import BAD_NUMBER, GetResult, Status, Submit
+from protocol.job import Ended, Report, Sleep, is_ticket
+from protocol.limits import LINE_LIMIT, LINES_PER_TURN
+from protocol.replies import GOODBYE, NOT_EXECUTED, TicketIssued
+from runtime.lifecycle import Background
+
+from ..fakes import FakeTransport
+
+BYE = f"{GOODBYE}\n".encode()
+
+
+def ticket(seq: int) -> str:
+    return f"T{seq:015d}"
+
+
+class Session:
+    """A client at a door; its events are kept, and answered by the test."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self.events: list[Event] = []
+        self.failures: list[BaseException] = []
+        self.background = Background(self.failures.append)
+        self.door = Door(self.events.append, store, self.background.start)
+        self.transport = FakeTransport()
+        connected = self.door.connect()
+        assert isinstance(connected, Client)
+        self.client = connected
+        self.client.connection_made(self.transport)
+
+    async def type(self, data: bytes) -> bytes:
+        """What is read when this has been sent and all that follows from it has happened."""
+        before = len(self.transport.written)
+        self.client.data_received(data)
+        await self.rest()
+        return self.transport.written[before:]
+
+    async def rest(self) -> None:
+        """Returns when nothing happens any more: a few turns of the loop, and no task behind them."""
+        while True:
+            for _ in range(5):
+                turn = asyncio.get_running_loop().create_future()
+                asyncio.get_running_loop().call_soon(turn.set_result, None)
+                await turn
+            if not self.background._tasks:
+                return
+            await asyncio.wait(self.background._tasks)
+
+    def lines(self) -> list[object]:
+        return [
+            line.asked for event in self.events if isinstance(event, LinesReceived) for line in event.lines
+        ]
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    opened = await SqliteStore.open(tmp_path)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def session(store: SqliteStore) -> AsyncIterator[Session]:
+    made = Session(store)
+    yield made
+    assert made.failures == []
+    await made.background.end()
+
+
+async def put_jobs(store: SqliteStore, *reports: bytes | None) -> None:
+    """Jobs 1, 2, … with these packed reports; None for one that is open."""
+    for seq, report in enumerate(reports, 1):
+        await store.commit([Submitted(seq, ticket(seq), 5.0, Sleep(7).pack())])
+        if report is not None:
+            await store.commit([Done(seq, Ended(ticket(seq), 1, "failed", report))])
+
+
+async def test_the_lines_of_one_turn_are_one_event_with_a_ticket_for_each_job(session: Session) -> None:
+    assert await session.type(b"5\nstatus " + ticket(1).encode() + b"\n7\r\n") == b""
+    (event,) = session.events
+    assert isinstance(event, LinesReceived)
+    assert [line.asked for line in event.lines] == [Submit(Sleep(5)), Status(ticket(1)), Submit(Sleep(7))]
+    assert [is_ticket(line.ticket) for line in event.lines] == [True, False, True]
+    assert [line.seq for line in event.lines] == [0, 1, 2]
+
+
+async def test_replies_leave_in_the_order_of_the_lines(session: Session) -> None:
+    await session.type(b"5\n6\nabcd\n")
+    session.client.answer(1, TicketIssued("B"))
+    await session.rest()
+    assert session.transport.written == b""
+    session.client.answer(0, TicketIssued("A"))
+    await session.rest()
+    first, second, third = session.transport.written.decode().splitlines()
+    assert (first, second) == ("Ticket ID: A", "Ticket ID: B")
+    assert third.endswith("'abcd' is neither.")
+
+
+@pytest.mark.parametrize(
+    ("line", "reply"),
+    [
+        (b"-1\n", f"{BAD_NUMBER}\n".encode()),
+        (b"\n\r\n", b""),
+        (b"json\n", b'{"json":true}\n'),
+        (
+            b"json\n-1\n",
+            b'{"json":true}\n' + json.dumps({"error": BAD_NUMBER}).replace(": ", ":", 1).encode() + b"\n",
+        ),
+        (b"exit\n", BYE),
+        (b"EXIT\n5\n", BYE),
+        (b"getall\n", b"Results\n\n"),
+        (b"json\ngetall\n", b'{"json":true}\n{"results":[]}\n'),
+    ],
+)
+async def test_what_needs_no_core_is_answered_at_once(session: Session, line: bytes, reply: bytes) -> None:
+    assert await session.type(line) == reply
+    assert session.events == []
+
+
+async def test_a_line_over_the_limit_is_skipped_and_the_next_is_served(session: Session) -> None:
+    said = await session.type(b"x" * (LINE_LIMIT + 1) + b"\n5\n")
+    assert said.startswith(b"That line is over 65536 bytes")
+    assert session.lines() == [Submit(Sleep(5))]
+
+
+async def test_any_line_of_zeros_gets_its_ticket(session: Session) -> None:
+    await session.type(b"0" * 60_000 + b"5\n6\n")
+    assert session.lines() == [Submit(Sleep(5)), Submit(Sleep(6))]
+
+
+async def test_the_unterminated_last_line_is_served_before_the_goodbye(session: Session) -> None:
+    await session.type(b"5")
+    assert session.client.eof_received()
+    await session.rest()
+    assert session.lines() == [Submit(Sleep(5))]
+    assert session.transport.written == b""
+    session.client.answer(0, TicketIssued("A"))
+    await session.rest()
+    assert session.transport.written == b"Ticket ID: A\n" + BYE
+    assert session.transport.closed == "close"
+
+
+async def test_many_lines_take_many_turns_and_none_is_lost(session: Session) -> None:
+    count = 3 * LINES_PER_TURN + 1
+    await session.type(b"5\n" * count)
+    assert len(session.lines()) == count
+    assert all(isinstance(event, LinesReceived) for event in session.events)
+    assert len(session.events) == 4
+
+
+async def test_a_client_that_does_not_read_is_not_read_either(session: Session) -> None:
+    session.client.pause_writing()
+    await session.type(b"5\n")
+    assert not session.transport.reading
+    assert session.events == []
+    session.client.resume_writing()
+    await session.rest()
+    assert session.transport.reading
+    assert session.lines() == [Submit(Sleep(5))]
+
+
+async def test_while_the_disk_is_far_behind_no_client_is_read(session: Session) -> None:
+    session.door.pause()
+    assert not session.transport.reading
+    session.door.resume()
+    assert session.transport.reading
+
+
+async def test_a_client_that_leaves_is_told_to_the_core_once(session: Session) -> None:
+    session.client.connection_lost(None)
+    session.client.connection_lost(None)
+    assert session.events == [ClientGone(session.client.number)]
+    assert session.door.get(session.client.number) is None
+
+
+async def test_results_are_looked_up_in_the_store(session: Session, store: SqliteStore) -> None:
+    await put_jobs(store, Report("alpha", 1.0, 2.0, 1).pack(), None)
+    names = [ticket(1), ticket(9), ticket(2)]
+    await session.type("".join(f"r{name}\n" for name in names).encode())
+    for seq, name in enumerate(names):
+        session.client.look_up(LookUp(session.client.number, seq, GetResult(name), name))
+    await session.rest()
+    assert session.transport.written.decode().splitlines() == [
+        "Result: failed, exit code 1, in 1.000 s on alpha",
+        "Result: This job could not be found on this node.",
+        NOT_EXECUTED,
+    ]
+
+
+async def test_a_stored_result_that_cannot_be_read_is_said_so(session: Session, store: SqliteStore) -> None:
+    await put_jobs(store, b"not a report")
+    await session.type(f"r{ticket(1)}\n".encode())
+    session.client.look_up(LookUp(session.client.number, 0, GetResult(ticket(1)), ticket(1)))
+    await session.rest()
+    assert session.transport.written.startswith(f"The stored job {ticket(1)} cannot be read: ".encode())
+
+
+async def test_getall_gives_the_other_results_where_one_cannot_be_read(
+    session: Session, store: SqliteStore
+) -> None:
+    await put_jobs(store, b"not a report", Report("alpha", 1.0, 2.0, 1).pack())
+    lines = (await session.type(b"getall\n")).decode().splitlines()
+    assert [line.partition(" -> ")[0] for line in lines] == ["Results", ticket(1), ticket(2), ""]
+    assert "cannot be read: a report that is no MessagePack" in lines[1]
+    value = json.loads((await session.type(b"json\ngetall\n")).splitlines()[1])
+    assert [each["ticket"] for each in value["results"]] == [ticket(1), ticket(2)]
+    assert "cannot be read" in value["results"][0]["error"]

@@ -1,0 +1,295 @@
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clusternode.core.events import CancelAsked, Done, Kept, Record, Released, Submitted
+from clusternode.core.origin import Stored
+from clusternode.store.sqlite import (
+    PAGE_BYTES,
+    PAGE_ROWS,
+    SqliteStore,
+    TicketRow,
+    _kept_and_released,
+)
+from protocol.job import Ended
+from runtime.errors import StartError, StorageError
+
+FILE = "clusternode.sqlite3"
+
+#: A file as version 1 made it, with what a node may have left in it. Not to be changed.
+VERSION_1 = """
+    CREATE TABLE node (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL, name TEXT NOT NULL);
+    CREATE TABLE tickets (
+        seq INTEGER PRIMARY KEY, ticket TEXT NOT NULL UNIQUE, submitted_at REAL NOT NULL,
+        cancelled INTEGER NOT NULL, attempt INTEGER NOT NULL, outcome TEXT, body BLOB NOT NULL
+    );
+    CREATE INDEX open_tickets ON tickets (seq) WHERE outcome IS NULL;
+    CREATE TABLE reports (seq INTEGER PRIMARY KEY, report BLOB NOT NULL);
+    CREATE TABLE kept (
+        ticket TEXT PRIMARY KEY, attempt INTEGER NOT NULL, outcome TEXT NOT NULL, report BLOB NOT NULL
+    );
+    INSERT INTO node VALUES (1, 'n1', 'alpha');
+    INSERT INTO tickets VALUES (1, 'T000000000000001', 5.5, 0, 2, 'failed', x'01');
+    INSERT INTO tickets VALUES (2, 'T000000000000002', 6.5, 1, 0, NULL, x'02');
+    INSERT INTO reports VALUES (1, x'0304');
+    INSERT INTO kept VALUES ('T000000000000009', 3, 'succeeded', x'050607');
+    PRAGMA application_id = 0x45564e44;
+    PRAGMA user_version = 1;
+"""
+
+
+def ticket(seq: int) -> str:
+    return f"T{seq:015d}"
+
+
+def submitted(seq: int) -> Submitted:
+    return Submitted(seq, ticket(seq), 5.0, b"body")
+
+
+def ended(seq: int, attempt: int = 1, outcome: str = "succeeded", report: bytes = b"report") -> Ended:
+    return Ended(ticket(seq), attempt, outcome, report)
+
+
+def open_row(seq: int) -> TicketRow:
+    return TicketRow(seq, ticket(seq), 5.0, b"body", None)
+
+
+def done_row(seq: int, *fields: object) -> TicketRow:
+    return TicketRow(seq, ticket(seq), 5.0, b"body", ended(seq, *fields))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    opened = await SqliteStore.open(tmp_path)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def after_crash(store: SqliteStore, tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    """Another store on the same directory, while the first was never closed."""
+    other = await SqliteStore.open(tmp_path)
+    yield other
+    await other.close()
+
+
+async def all_pages(store: SqliteStore) -> list[list[TicketRow]]:
+    pages = []
+    after = 0
+    while page := await store.page(after):
+        pages.append(page)
+        after = page[-1].seq
+    return pages
+
+
+# --- identity ------------------------------------------------------------------------------------------
+
+
+async def test_a_node_keeps_the_identity_of_its_first_start(store: SqliteStore) -> None:
+    assert await store.identity("n1", None, "host-1") == ("n1", "host-1")
+    assert await store.identity("n2", None, "host-2") == ("n1", "host-1")
+
+
+async def test_a_given_name_replaces_the_kept_one(store: SqliteStore, after_crash: SqliteStore) -> None:
+    assert await store.identity("n1", "alpha", "host") == ("n1", "alpha")
+    assert await store.identity("n1", "beta", "host") == ("n1", "beta")
+    assert await after_crash.identity("n3", None, "host") == ("n1", "beta")
+
+
+# --- tickets ---------------------------------------------------------------------------------------------
+
+
+async def test_a_new_store_is_empty(store: SqliteStore) -> None:
+    assert await store.load() == ([], 1, [])
+    assert await store.page(0) == []
+
+
+async def test_what_was_committed_is_there_after_a_crash(
+    store: SqliteStore, after_crash: SqliteStore
+) -> None:
+    await store.commit([submitted(1), submitted(2), submitted(3)])
+    await store.commit([CancelAsked(2), Done(1, ended(1)), Kept(ended(9, report=b"12345"))])
+    assert await after_crash.load() == (
+        [
+            Stored(2, ticket(2), 5.0, b"body", True),
+            Stored(3, ticket(3), 5.0, b"body", False),
+        ],
+        4,
+        [(ticket(9), 1, 5)],
+    )
+    assert await after_crash.page(0) == [done_row(1), open_row(2), open_row(3)]
+
+
+async def test_the_next_number_is_above_all_that_were_done(store: SqliteStore) -> None:
+    await store.commit([submitted(7), Done(7, ended(7))])
+    assert await store.load() == ([], 8, [])
+
+
+async def test_a_ticket_may_come_and_end_in_one_batch(store: SqliteStore) -> None:
+    await store.commit([submitted(1), CancelAsked(1), Done(1, ended(1, 0, "cancelled"))])
+    assert await store.page(0) == [done_row(1, 0, "cancelled")]
+    assert (await store.load())[0] == []
+
+
+@pytest.mark.parametrize("in_one_batch", [True, False])
+async def test_an_outcome_never_changes(store: SqliteStore, in_one_batch: bool) -> None:
+    first, second = Done(1, ended(1, 1, "failed", b"first")), Done(1, ended(1, 2, "succeeded", b"second"))
+    await store.commit([submitted(1)])
+    for batch in [[first, second]] if in_one_batch else [[first], [second]]:
+        await store.commit(batch)
+    assert await store.page(0) == [done_row(1, 1, "failed", b"first")]
+
+
+async def test_applying_a_batch_of_what_follows_a_submission_twice_is_harmless(store: SqliteStore) -> None:
+    await store.commit([submitted(1), submitted(2), Kept(ended(8))])
+    batch: list[Record] = [CancelAsked(2), Done(1, ended(1)), Kept(ended(9)), Released(ticket(8))]
+    await store.commit(batch)
+    once = (await store.load(), await store.page(0), await store.kept([ticket(8), ticket(9)]))
+    await store.commit(batch)
+    assert (await store.load(), await store.page(0), await store.kept([ticket(8), ticket(9)])) == once
+
+
+@pytest.mark.parametrize("again", [submitted(1), submitted(2)._replace(ticket=ticket(1))])
+async def test_a_ticket_issued_twice_fails_the_whole_batch(
+    store: SqliteStore, after_crash: SqliteStore, again: Submitted
+) -> None:
+    await store.commit([submitted(1)])
+    with pytest.raises(StorageError, match=r"^cannot write .*clusternode\.sqlite3: UNIQUE"):
+        await store.commit([submitted(3), Done(1, ended(1)), again])
+    assert await after_crash.page(0) == [open_row(1)]
+    await store.commit([submitted(4)])
+    assert await after_crash.page(0) == [open_row(1), open_row(4)]
+
+
+async def test_tickets_come_in_the_order_asked_for_and_none_for_those_of_others(store: SqliteStore) -> None:
+    await store.commit([submitted(1), submitted(2), Done(2, ended(2))])
+    asked = [ticket(2), ticket(7), ticket(1), ticket(2)]
+    assert await store.tickets(asked) == [done_row(2), None, open_row(1), done_row(2)]
+    assert await store.tickets([]) == []
+
+
+async def test_a_report_of_nothing_is_a_report(store: SqliteStore) -> None:
+    await store.commit([submitted(1), Done(1, ended(1, report=b""))])
+    assert await store.tickets([ticket(1)]) == [done_row(1, 1, "succeeded", b"")]
+
+
+# --- pages -----------------------------------------------------------------------------------------------
+
+
+async def test_pages_have_a_bounded_number_of_rows_and_leave_none_out(store: SqliteStore) -> None:
+    count = 2 * PAGE_ROWS + 1
+    await store.commit([submitted(seq) for seq in range(count, 0, -1)])
+    pages = await all_pages(store)
+    assert [len(page) for page in pages] == [PAGE_ROWS, PAGE_ROWS, 1]
+    assert [row.seq for page in pages for row in page] == list(range(1, count + 1))
+
+
+async def test_pages_end_after_so_many_bytes_of_reports(store: SqliteStore) -> None:
+    half = bytes(PAGE_BYTES // 2)
+    for seq in range(1, 6):
+        await store.commit([submitted(seq), Done(seq, ended(seq, 1, "succeeded", half))])
+    assert [[row.seq for row in page] for page in await all_pages(store)] == [[1, 2, 3], [4, 5]]
+    asked = [ticket(seq) for seq in range(1, 6)]
+    assert [row and row.seq for row in await store.tickets(asked)] == [1, 2, 3]
+
+
+async def test_a_report_larger_than_a_page_comes_alone(store: SqliteStore) -> None:
+    large = bytes(PAGE_BYTES + 1)
+    for seq in (1, 2):
+        await store.commit([submitted(seq), Done(seq, ended(seq, 1, "succeeded", large))])
+    assert [[row.seq for row in page] for page in await all_pages(store)] == [[1], [2]]
+    assert len(await store.tickets([ticket(2), ticket(1)])) == 1
+
+
+# --- kept results ------------------------------------------------------------------------------------------
+
+
+async def test_kept_results_are_given_until_they_are_released(
+    store: SqliteStore, after_crash: SqliteStore
+) -> None:
+    await store.commit([Kept(ended(1)), Kept(ended(2, 4, "failed", b""))])
+    asked = [ticket(2), ticket(5), ticket(1)]
+    assert await after_crash.kept(asked) == [ended(2, 4, "failed", b""), ended(1)]
+    await store.commit([Released(ticket(2)), Released(ticket(5))])
+    assert await after_crash.kept(asked) == [ended(1)]
+    assert (await after_crash.load())[2] == [(ticket(1), 1, len(b"report"))]
+
+
+async def test_a_later_attempt_replaces_the_kept_result(store: SqliteStore) -> None:
+    await store.commit([Kept(ended(1, 1, "failed"))])
+    await store.commit([Kept(ended(1, 2, "succeeded", b"again"))])
+    assert await store.kept([ticket(1)]) == [ended(1, 2, "succeeded", b"again")]
+
+
+@pytest.mark.parametrize(
+    ("batch", "left"),
+    [
+        ([Kept(ended(1)), Released(ticket(1))], []),
+        ([Released(ticket(1)), Kept(ended(1))], [ended(1)]),
+        ([Kept(ended(1)), Released(ticket(1)), Kept(ended(1, 2))], [ended(1, 2)]),
+        ([Kept(ended(1)), Kept(ended(1, 2))], [ended(1, 2)]),
+    ],
+)
+async def test_in_one_batch_the_last_word_on_a_kept_result_counts(
+    store: SqliteStore, batch: list[Record], left: list[Ended]
+) -> None:
+    await store.commit(batch)
+    assert await store.kept([ticket(1)]) == left
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 3)), max_size=10))
+def test_the_last_words_lead_where_all_of_them_lead(history: list[tuple[int, int]]) -> None:
+    """Attempt 0 stands for a release."""
+    records: list[Record] = [
+        Kept(ended(seq, attempt)) if attempt else Released(ticket(seq)) for seq, attempt in history
+    ]
+    expected: dict[str, Ended] = {}
+    for record in records:
+        if isinstance(record, Kept):
+            expected[record.ended.ticket] = record.ended
+        elif isinstance(record, Released):
+            expected.pop(record.ticket, None)
+    kept, released = _kept_and_released(records)
+    assert {each.ticket: each for each in kept} == expected
+    assert len(kept) == len(expected)
+    assert {name for (name,) in released} == {ticket(seq) for seq, _ in history} - expected.keys()
+
+
+# --- files -------------------------------------------------------------------------------------------------
+
+
+async def test_a_file_of_version_1_is_read(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / FILE)
+    connection.executescript(VERSION_1)
+    connection.close()
+    store = await SqliteStore.open(tmp_path)
+    assert await store.identity("other", None, "other") == ("n1", "alpha")
+    assert await store.load() == ([Stored(2, ticket(2), 6.5, b"\2", True)], 3, [(ticket(9), 3, 3)])
+    assert await store.page(0) == [
+        TicketRow(1, ticket(1), 5.5, b"\1", ended(1, 2, "failed", b"\3\4")),
+        TicketRow(2, ticket(2), 6.5, b"\2", None),
+    ]
+    assert await store.kept([ticket(9)]) == [ended(9, 3, "succeeded", b"\5\6\7")]
+    await store.close()
+
+
+async def test_a_file_of_a_load_balancer_is_refused(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / FILE)
+    connection.executescript("CREATE TABLE jobs (seq); PRAGMA application_id = 0x45564c42")
+    connection.close()
+    with pytest.raises(StartError, match="is a database of another program"):
+        await SqliteStore.open(tmp_path)
+
+
+async def test_a_file_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / FILE)
+    connection.executescript(f"{VERSION_1} PRAGMA user_version = 2")
+    connection.close()
+    with pytest.raises(
+        StartError, match=r"clusternode\.sqlite3 is of schema version 2, this program knows 1"
+    ):
+        await SqliteStore.open(tmp_path)

@@ -1,0 +1,255 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.dialogue import (
+    BAD_NUMBER,
+    HELP,
+    TOO_LONG,
+    CancelJob,
+    Exit,
+    GetAll,
+    GetResult,
+    Help,
+    Invalid,
+    Json,
+    Nodes,
+    Request,
+    Stats,
+    Status,
+    Submit,
+    Wait,
+    parse_line,
+)
+from protocol.job import TICKET_ALPHABET, Command, Sleep, unpack_spec
+from protocol.limits import LINE_LIMIT, SLEEP_LIMIT_MS, TIME_LIMIT
+
+T = "ABCDEFGHIJ012345"
+
+
+def refusal(line: bytes) -> str:
+    request = parse_line(line)
+    assert isinstance(request, Invalid)
+    assert "\n" not in request.reason
+    return request.reason
+
+
+# --- what is understood ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "ms"),
+    [
+        (b"0", 0),
+        (b"100", 100),
+        (b"+5", 5),
+        (b"5\r", 5),
+        (b" 5", 5),
+        (b"5 ", 5),
+        (b"\t5\t", 5),
+        (b"007", 7),
+        (b"2147483647", SLEEP_LIMIT_MS),
+        (b"+2147483647", SLEEP_LIMIT_MS),
+        (b"0" * 20 + b"2147483647", SLEEP_LIMIT_MS),
+        (b"0" * 60_000 + b"5", 5),
+        (b"0" * 60_000, 0),
+        (b"+" + b"0" * 5_000, 0),
+    ],
+    ids=lambda value: repr(value[:20]) if isinstance(value, bytes) else None,
+)
+def test_digits_are_a_job_that_sleeps_so_long(line: bytes, ms: int) -> None:
+    assert parse_line(line) == Submit(Sleep(ms))
+
+
+@given(st.integers(0, SLEEP_LIMIT_MS), st.sampled_from(["", "+", " ", "00"]))
+def test_every_allowed_number_is_taken(ms: int, before: str) -> None:
+    assert parse_line(f"{before}{ms}".encode()) == Submit(Sleep(ms))
+
+
+COMMANDS: list[tuple[str, Request]] = [
+    (f"result {T}", GetResult(T)),
+    (f"r{T}", GetResult(T)),
+    (f"wait {T}", Wait(T)),
+    (f"status {T}", Status(T)),
+    (f"cancel {T}", CancelJob(T)),
+    ("getall", GetAll()),
+    ("nodes", Nodes()),
+    ("stats", Stats()),
+    ("json", Json()),
+    ("help", Help()),
+    ("exit", Exit()),
+]
+
+
+@pytest.mark.parametrize(("line", "request_"), COMMANDS)
+@pytest.mark.parametrize("spell", [str, str.upper, str.lower, str.title, str.swapcase])
+@pytest.mark.parametrize("around", ["{}", " {}", "{} ", "{}\r", "\t{}\t"])
+def test_commands_are_understood_in_any_case(line: str, request_: Request, spell, around: str) -> None:
+    assert parse_line(around.format(spell(line)).encode()) == request_
+
+
+@pytest.mark.parametrize("line", [b"", b" ", b"\r", b"\t \r", "\u00a0\u2003".encode()])
+def test_an_empty_line_gets_no_reply(line: bytes) -> None:
+    assert parse_line(line) is None
+
+
+def test_every_line_of_help_is_understood() -> None:
+    known = {line.split()[0] for line, _ in COMMANDS} | {"<ms>", "run"}
+    named = [line.split()[0] for line in HELP.splitlines()]
+    assert set(named) == known - {f"r{T}"}
+    assert f"r{'<ticket>'}" in HELP
+    assert len(named) == len(set(named))
+
+
+@given(st.text(TICKET_ALPHABET, min_size=16, max_size=16))
+def test_r_and_a_ticket_ask_for_its_result(ticket: str) -> None:
+    assert parse_line(f"r{ticket}".encode()) == GetResult(ticket)
+
+
+# --- run ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "command"),
+    [
+        ("run true", Command("true")),
+        ("RUN true", Command("true")),
+        ("run   echo  two  spaces", Command("echo  two  spaces")),
+        ("run echo -- --time 5", Command("echo -- --time 5")),
+        ("run -- true", Command("true")),
+        ("run -- --time 5 x", Command("--time 5 x")),
+        ("run -v", Command("-v")),
+        ("run --time 60 -- make test", Command("make test", 60.0)),
+        ("run --time 60 make test", Command("make test", 60.0)),
+        ("run --time=0.5 make", Command("make", 0.5)),
+        ("run  --time   1.5   --   make", Command("make", 1.5)),
+        ("run --time 1 --time 2 make", Command("make", 2.0)),
+        ("run --time 1e3 make", Command("make", 1000.0)),
+        (f"run --time {TIME_LIMIT:.0f} make", Command("make", TIME_LIMIT)),
+        ("run écho 'ß' | cat; exit 3", Command("écho 'ß' | cat; exit 3")),
+        ('run a\tb\\n"c"', Command('a\tb\\n"c"')),
+    ],
+)
+def test_run_takes_options_and_then_the_command_as_it_stands(line: str, command: Command) -> None:
+    assert parse_line(line.encode()) == Submit(command)
+
+
+@pytest.mark.parametrize("line", ["run", "run ", "run --", "run -- ", "run --time 5", "run --time 5 --"])
+def test_run_without_a_command_is_told_what_it_needs(line: str) -> None:
+    assert refusal(line.encode()) == "run needs a command line, as in: run --time 60 -- make test"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "1e300", "soon", "--", "5s", "9" * 60_000])
+@pytest.mark.parametrize("option", ["--time {}", "--time={}"])
+def test_a_time_limit_that_is_none_is_told_the_range(value: str, option: str) -> None:
+    assert refusal(f"run {option.format(value)} true".encode()) == (
+        f"--time takes seconds, more than 0 and at most 316224000: not {value[:40]!r}."
+    )
+
+
+@pytest.mark.parametrize("line", ["run --time", "run --time=", "run --time= x"])
+def test_a_time_limit_that_is_missing_is_told_so(line: str) -> None:
+    assert refusal(line.encode()).endswith("not ''.")
+
+
+@pytest.mark.parametrize("option", ["--cpus", "--retries=3", "--Time", "--t", "---", "--" + "x" * 1000])
+def test_an_option_that_is_not_there_is_named(option: str) -> None:
+    reason = refusal(f"run {option} 5 -- true".encode())
+    name = option.partition("=")[0][:40]
+    assert reason == f"run has no option {name!r}: --time SECONDS is the one it has; -- ends options."
+
+
+def test_a_command_with_a_nul_byte_is_refused() -> None:
+    assert refusal(b"run echo \0") == "A command line cannot hold a NUL byte."
+
+
+# --- what is not -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"-1",
+        b"-0",
+        b"1.5",
+        b".5",
+        b"5.",
+        b"2147483648",
+        b"9999999999",
+        b"10000000000",
+        b"9" * 1_000_000,
+        b"-" + b"9" * 1_000_000,
+        "٥".encode(),
+        "１２".encode(),
+    ],
+    ids=lambda line: repr(line[:20]),
+)
+def test_a_number_that_is_not_allowed_is_told_the_range(line: bytes) -> None:
+    assert refusal(line) == BAD_NUMBER
+    assert BAD_NUMBER == "Please enter a valid number: whole milliseconds from 0 to 2147483647."
+
+
+@pytest.mark.parametrize(
+    "text", ["abc", "+", "-", ".", "1,5", "5x", "1.5.5", "²", "r", "rabc", f"r{T}X", "1 2"]
+)
+def test_what_is_neither_number_nor_command_is_shown(text: str) -> None:
+    assert refusal(text.encode()) == (
+        f"Please enter a valid number or a command (help lists them): {text!r} is neither."
+    )
+
+
+@pytest.mark.parametrize(
+    "line", [b"x" * LINE_LIMIT, b"'" * LINE_LIMIT, "é".encode() * 30_000, b"\x01" * 5000]
+)
+def test_a_long_line_is_not_repeated_at_length(line: bytes) -> None:
+    assert len(refusal(line)) < 300
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [(b"\xff", "byte 1 is 0xff"), (b"abc\xc3", "byte 4 is 0xc3"), (b"run \x80", "byte 5 is 0x80")],
+)
+def test_bad_utf_8_is_told_where(line: bytes, said: str) -> None:
+    assert refusal(line) == f"That line is not UTF-8 text: {said}."
+
+
+@pytest.mark.parametrize("name", ["result", "wait", "status", "cancel"])
+@pytest.mark.parametrize("rest", ["", "5", T[:-1], T + "A", f"{T} {T}", "É" * 16, "x" * 1000])
+def test_a_command_without_a_ticket_is_told_what_a_ticket_is(name: str, rest: str) -> None:
+    said = f"not {rest[:40]!r}" if rest else "and none was given"
+    assert refusal(f"{name} {rest}".encode()) == f"{name} takes a ticket, 16 letters and digits, {said}."
+
+
+@pytest.mark.parametrize("name", ["getall", "nodes", "stats", "help", "json", "exit"])
+def test_a_command_that_stands_alone_is_told_so(name: str) -> None:
+    assert refusal(f"{name} now".encode()) == f"{name} stands alone on its line, without 'now'."
+
+
+@pytest.mark.parametrize("line", ["task", "task resize {}", "tail", f"tail {T}", "TASK x"])
+def test_task_and_tail_say_that_they_are_not_there(line: str) -> None:
+    name = line.split()[0].lower()
+    assert refusal(line.encode()).startswith(f"{name} is not there yet: ")
+
+
+def test_a_line_over_the_limit_is_told_the_limit() -> None:
+    assert TOO_LONG.reason == "That line is over 65536 bytes, the most a line may have; it was skipped."
+
+
+# --- any line ----------------------------------------------------------------------------------------
+
+WORDS = st.sampled_from(
+    [line.split()[0].encode() for line, _ in COMMANDS]
+    + [b"run", b"task", b"tail", b"--time", b"--", b"--time=", b"+", b"-", b".", T.encode(), b"0", b"9" * 11]
+)
+PARTS = WORDS | st.binary(max_size=5) | st.text("0123456789", max_size=12).map(str.encode)
+
+
+@given(st.binary(max_size=100) | st.lists(PARTS, max_size=5).map(b" ".join) | st.lists(PARTS).map(b"".join))
+def test_no_line_ever_raises(line: bytes) -> None:
+    request = parse_line(line)
+    if isinstance(request, Invalid):
+        assert 0 < len(request.reason) < 500
+    elif isinstance(request, Submit):
+        assert unpack_spec(request.spec.pack()) == request.spec
+    elif isinstance(request, GetResult | Wait | Status | CancelJob):
+        assert len(request.ticket) == 16

@@ -1,0 +1,87 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.limits import LINE_LIMIT
+from protocol.lines import LineDecoder
+
+from ..strategies import cuts, pieces
+
+LIMIT = 8
+
+
+def lines_of(*fed: bytes, limit: int = LIMIT) -> list[bytes | None]:
+    decoder = LineDecoder(limit)
+    return [line for data in fed for line in decoder.feed(data)] + decoder.end()
+
+
+def expected(stream: bytes) -> list[bytes | None]:
+    """By the docstring: each line without its end, None for one over the limit."""
+    *complete, last = stream.split(b"\n")
+    lines = [*complete, last] if last else complete
+    bare = [line.removesuffix(b"\r") for line in lines]
+    return [line if len(line) <= LIMIT else None for line in bare]
+
+
+@given(st.text("ab\r\n", max_size=100).map(str.encode), cuts)
+def test_any_split_gives_the_same_lines_as_the_whole(stream: bytes, sizes: list[int]) -> None:
+    assert lines_of(*pieces(stream, sizes)) == lines_of(stream) == expected(stream)
+
+
+@given(st.binary(max_size=300), cuts)
+def test_memory_stays_within_one_line(stream: bytes, sizes: list[int]) -> None:
+    decoder = LineDecoder(LIMIT)
+    for piece in pieces(stream, sizes):
+        assert all(line is None or len(line) <= LIMIT for line in decoder.feed(piece))
+        assert len(decoder._partial) <= LIMIT + 1
+
+
+@pytest.mark.parametrize(
+    ("fed", "lines"),
+    [
+        ([b"one\ntwo\n"], [b"one", b"two"]),
+        ([b"one\r\ntwo\r\n"], [b"one", b"two"]),
+        ([b"one\r", b"\ntwo\n"], [b"one", b"two"]),
+        ([b"a\rb\n"], [b"a\rb"]),
+        ([b"\n\r\n"], [b"", b""]),
+        ([b"one\ntwo"], [b"one", b"two"]),
+        ([b"one\r"], [b"one"]),
+        ([b""], []),
+        ([b"\0\xff\n"], [b"\0\xff"]),
+    ],
+)
+def test_lines_lose_their_end_and_nothing_else(fed: list[bytes], lines: list[bytes]) -> None:
+    assert lines_of(*fed) == lines
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b""])
+def test_a_line_of_exactly_the_limit_passes_whatever_its_end(end: bytes) -> None:
+    line = b"x" * LIMIT
+    assert lines_of(line + end) == [line]
+    assert lines_of(*(bytes([byte]) for byte in line + end)) == [line]
+
+
+@pytest.mark.parametrize("length", [LIMIT + 1, LIMIT + 2, 100 * LIMIT])
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_a_line_over_the_limit_gives_none_once_and_the_stream_goes_on(length: int, size: int) -> None:
+    stream = b"before\n" + b"x" * length + b"\nafter\n"
+    assert lines_of(*pieces(stream, [size])) == [b"before", None, b"after"]
+
+
+def test_an_unterminated_line_over_the_limit_gives_none_at_the_end() -> None:
+    assert lines_of(b"x" * (LIMIT + 2)) == [None]
+
+
+def test_a_megabyte_without_an_end_is_not_kept() -> None:
+    decoder = LineDecoder()
+    for _ in range(1024):
+        assert decoder.feed(b"9" * 1024) == []
+        assert len(decoder._partial) <= LINE_LIMIT + 1
+    assert decoder.feed(b"\n5\n") == [None, b"5"]
+
+
+def test_after_the_end_nothing_is_left() -> None:
+    decoder = LineDecoder()
+    decoder.feed(b"last")
+    assert decoder.end() == [b"last"]
+    assert decoder.end() == []
