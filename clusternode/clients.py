@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import logging
 import socket
 from collections import deque
@@ -70,7 +71,10 @@ class Client(asyncio.Protocol):
         self._working = False
         self._flushing = False
         self._streaming = False
-        self._lookups: deque[LookUp] = deque()
+        self._lookups: dict[int, LookUp] = {}
+        #: Set whenever replies have left, or will never leave.
+        self._moved = asyncio.Event()
+        self._linger: asyncio.TimerHandle | None = None
         self._looking_up = False
         self._reading_paused = False
 
@@ -108,6 +112,9 @@ class Client(asyncio.Protocol):
         self._lines.clear()
         self._lookups.clear()
         self._writable.set()
+        self._moved.set()
+        if self._linger is not None:
+            self._linger.cancel()
         self._door.leave(self)
 
     def pause_writing(self) -> None:
@@ -115,6 +122,7 @@ class Client(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writable.set()
+        self._moved.set()
         self._schedule_work()
         self._schedule_flush()
 
@@ -124,7 +132,12 @@ class Client(asyncio.Protocol):
     def _may_work(self) -> bool:
         """A client that does not read its replies, or is owed too many, is not read either."""
         owed = self._next_line - self._next_reply
-        return self._writable.is_set() and owed < PIPELINE_LIMIT and self._ready_bytes < CLIENT_BUFFER_LIMIT
+        return self._writable.is_set() and owed < PIPELINE_LIMIT and not self._is_full
+
+    @property
+    def _is_full(self) -> bool:
+        """As many replies are ready as may be in memory; one before them is not."""
+        return self._ready_bytes >= CLIENT_BUFFER_LIMIT
 
     def _schedule_work(self) -> None:
         if not self._working and self._lines and self._may_work:
@@ -228,6 +241,7 @@ class Client(asyncio.Protocol):
         self._ready_bytes -= size
         if chunks:
             transport.write(b"".join(chunks))
+            self._moved.set()
         if self._next_reply in self._ready and self._writable.is_set():
             self._schedule_flush()
         if self._input_over and self._next_reply == self._next_line:
@@ -237,7 +251,7 @@ class Client(asyncio.Protocol):
     def close(self) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.close()
-            asyncio.get_running_loop().call_later(LINGER, self._transport.abort)
+            self._linger = asyncio.get_running_loop().call_later(LINGER, self._transport.abort)
 
     async def _stream(self, number: int) -> None:
         """`getall`, page by page, as fast as the client reads."""
@@ -262,21 +276,24 @@ class Client(asyncio.Protocol):
 
     def look_up(self, action: LookUp) -> None:
         """Answers from the store; one reader a client, so that its replies never pile up in memory."""
-        self._lookups.append(action)
+        self._lookups[action.seq] = action
         if not self._looking_up:
             self._looking_up = True
             self._door.background(self._look_up_all())
 
     async def _look_up_all(self) -> None:
         while self._lookups:
-            batch = list(self._lookups)[:LINES_PER_TURN]
-            rows = await self._door.store.tickets([action.ticket for action in batch])
-            for action, row in zip(batch, rows, strict=False):
-                if not self._lookups:
-                    break  # the client has gone meanwhile
-                self._reply(action.seq, _reply_of_row(action, row))
-                self._lookups.popleft()
-            await self._writable.wait()
+            # In the order of the lines: the reply that the others wait for is never behind them.
+            batch = heapq.nsmallest(LINES_PER_TURN, self._lookups)
+            if not self._writable.is_set() or (self._is_full and batch[0] != self._next_reply):
+                self._moved.clear()
+                await self._moved.wait()
+                continue
+            rows = await self._door.store.tickets([self._lookups[seq].ticket for seq in batch])
+            for seq, row in zip(batch, rows, strict=False):
+                action = self._lookups.pop(seq, None)
+                if action is not None:  # else the client has gone meanwhile
+                    self._reply(seq, _reply_of_row(action, row))
         self._looking_up = False
 
 

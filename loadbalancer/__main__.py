@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loadbalancer.core.balancer import Settings
+from loadbalancer.core.settings import Settings
 from loadbalancer.server import serve
 from runtime.datadir import locked_directory
 from runtime.lifecycle import run

@@ -7,7 +7,7 @@ import logging
 import secrets
 from pathlib import Path
 
-from loadbalancer.core.balancer import Balancer, Settings
+from loadbalancer.core.balancer import Balancer
 from loadbalancer.core.events import (
     Accept,
     Action,
@@ -23,6 +23,7 @@ from loadbalancer.core.events import (
     Tick,
 )
 from loadbalancer.core.jobs import Record
+from loadbalancer.core.settings import Settings
 from loadbalancer.store import Store
 from loadbalancer.store.sqlite import SqliteStore
 from protocol.errors import ProtocolError

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
-from loadbalancer.core.evenness import Load, least_loaded, surplus
+from loadbalancer.core.dispatch import Dispatcher
 from loadbalancer.core.events import (
     Accept,
     Action,
@@ -35,8 +34,9 @@ from loadbalancer.core.events import (
 from loadbalancer.core.jobs import Job, Row, State
 from loadbalancer.core.ledger import Ledger
 from loadbalancer.core.nodes import Node
+from loadbalancer.core.settings import Settings
 from protocol.job import Outcome as JobOutcome
-from protocol.limits import BATCH_ITEMS, INFO_PERIOD, LINK_TIMEOUT, QUERY_LIMIT, REQUEST_ITEMS
+from protocol.limits import INFO_PERIOD, LINK_TIMEOUT, QUERY_LIMIT, REQUEST_ITEMS
 from protocol.messages import (
     AckJobs,
     AckResults,
@@ -48,10 +48,8 @@ from protocol.messages import (
     Held,
     Hello,
     Info,
-    JobItem,
     NotHere,
     Query,
-    Recall,
     Refuse,
     RequestOfRes,
     ResReq,
@@ -64,27 +62,8 @@ from protocol.messages import (
 )
 from protocol.messages import Job as JobMessage
 
-#: Between two recalls outside the period: work must not run to and fro faster than it is done.
-EVENING_PAUSE = 0.1
-#: Queues have drifted apart when they differ by more than this many jobs, and by more than this part of
-#: the longest: below that, short jobs that come and go would move for nothing.
-DRIFT = 3
-DRIFT_PART = 8
 #: A node that is away and holds nothing stays in `nodes` this long.
 REMEMBER_NODE = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Periods in seconds."""
-
-    eager: bool = True
-    dispatch_period: float = 5.0
-    max_num_jobs_dispatch: int = 30
-    request_result_period: float = 3.0
-    max_num_nodes: int = 10
-    node_grace_period: float = 10.0
-    crash_limit: int = 3
 
 
 class Balancer:
@@ -102,8 +81,9 @@ class Balancer:
         self._next_info = now + INFO_PERIOD
         self._next_dispatch = now + settings.dispatch_period
         self._next_request = now + settings.request_result_period
-        self._next_evening: float | None = None
-        self._last_evening = -EVENING_PAUSE
+        self._dispatcher = Dispatcher(
+            self.ledger, self._links.values(), settings.max_num_jobs_dispatch, self._to
+        )
         self._actions: list[Action] = []
         self._prompt: list[Action] = []
 
@@ -127,14 +107,15 @@ class Balancer:
             case Tick():
                 self._on_tick()
         if self.settings.eager and self.ledger.waiting:
-            self._dispatch()
-        self._consider_evening()
+            self._dispatcher.run_rounds()
+        self._dispatcher.consider_evening(now)
         return self._collect()
 
     def next_deadline(self) -> float:
         """When the next Tick is due, at the latest."""
         deadline = min(self._next_info, self._next_dispatch, self._next_request)
-        return deadline if self._next_evening is None else min(deadline, self._next_evening)
+        evening = self._dispatcher.next_evening
+        return deadline if evening is None else min(deadline, evening)
 
     def _collect(self) -> Outcome:
         """Turns what the step changed into records, and results that are owed into messages."""
@@ -175,7 +156,7 @@ class Balancer:
         self._reconcile(node, hello, crashed)
         node.owed.reset()
         self.ledger.owing[node.node_id] = node
-        self._last_evening = -EVENING_PAUSE  # a node that joins is evened out at once
+        self._dispatcher.hurry()
         self._log(f"node {node.name} joined with {node.slots} slots; {len(self._links)} connected")
 
     def _refusal(self, hello: Hello) -> Refuse | None:
@@ -262,11 +243,11 @@ class Balancer:
         if now >= self._next_dispatch:
             self._next_dispatch = now + self.settings.dispatch_period
             if not self.settings.eager:
-                self._dispatch_round(self._givers())
-            self._even_out()
-        if self._next_evening is not None and now >= self._next_evening:
-            self._next_evening = None
-            self._even_out()
+                self._dispatcher.run_round()
+            self._dispatcher.even_out(now)
+        evening = self._dispatcher.next_evening
+        if evening is not None and now >= evening:
+            self._dispatcher.even_out(now)
 
     def _on_info_period(self) -> None:
         info = Info(self.ledger.waiting, len(self.ledger.jobs) - self.ledger.waiting, 0, 0.0, 0)
@@ -445,72 +426,9 @@ class Balancer:
         if node.link is not None:
             self._send(node.link, message)
 
-    # --- dispatch --------------------------------------------------------------------------------
-
-    def _givers(self) -> Any:
-        loads = [Load(len(node.jobs), node.order, node.node_id, node.room) for node in self._links.values()]
-        return least_loaded(loads)
-
-    def _dispatch(self) -> None:
-        """Eager: round after round while there is a job and room for it."""
-        nodes = self._givers()
-        while self.ledger.waiting and self._dispatch_round(nodes):
-            pass
-
-    def _dispatch_round(self, nodes: Any) -> bool:
-        """At most MAX_NUM_JOBS_DISPATCH jobs, each to the least loaded; False when nodes or jobs ran out."""
-        parts: dict[str, list[JobItem]] = {}
-        limit = min(self.settings.max_num_jobs_dispatch, self.ledger.waiting)
-        count = 0
-        while count < limit:
-            node_id = next(nodes, None)
-            if node_id is None:
-                break
-            job = self.ledger.assign_next(self.ledger.nodes[node_id])
-            parts.setdefault(node_id, []).append(JobItem(job.ticket, job.attempt, job.submitted_at, job.body))
-            count += 1
-        for node_id, items in parts.items():
-            for batch in in_batches(items, _body_size):
-                self._to(self.ledger.nodes[node_id], JobMessage(batch))
-        return count == self.settings.max_num_jobs_dispatch
-
-    # --- evening out -----------------------------------------------------------------------------
-
-    def _consider_evening(self) -> None:
-        """Idle slots beside a queue, and queues that drifted apart, are evened out soon."""
-        if self.ledger.waiting or self._next_evening is not None or len(self._links) < 2:
-            return
-        nodes = self._links.values()
-        high = max(nodes, key=lambda node: len(node.jobs))
-        low = min(nodes, key=lambda node: len(node.jobs))
-        apart = len(high.jobs) - len(low.jobs)
-        drifted = apart > max(DRIFT, len(high.jobs) // DRIFT_PART)
-        starved = apart > 1 and low.is_idle
-        # What runs cannot move: only a node with a queue has anything to give.
-        has_queue = len(high.jobs) > high.slots
-        if (drifted or starved) and has_queue and not any(node.recalled for node in nodes):
-            self._next_evening = max(self._now, self._last_evening + EVENING_PAUSE)
-
-    def _even_out(self) -> None:
-        """RECALLs what nodes hold above their even share, as far as it has not started."""
-        if self.ledger.waiting or any(node.recalled for node in self._links.values()):
-            return
-        self._last_evening = self._now
-        over = surplus([(node.node_id, len(node.jobs)) for node in self._links.values()])
-        for node_id, count in over.items():
-            node = self.ledger.nodes[node_id]
-            jobs = node.recallable(min(count, BATCH_ITEMS))
-            if jobs:
-                node.recalled = {job.ticket for job in jobs}
-                self._to(node, Recall([Held(job.ticket, job.attempt) for job in jobs]))
-
 
 def _no_size(_: Held) -> int:
     return 0
-
-
-def _body_size(item: JobItem) -> int:
-    return len(item.body)
 
 
 _COUNTERS = (

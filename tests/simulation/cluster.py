@@ -17,8 +17,9 @@ from clusternode.core import events as node_events
 from clusternode.core.node import Identity, NodeCore
 from clusternode.core.origin import Stored, reply_of_done, view_of_done
 from loadbalancer.core import events as balancer_events
-from loadbalancer.core.balancer import Balancer, Settings
+from loadbalancer.core.balancer import Balancer
 from loadbalancer.core.jobs import Forget, Row, State
+from loadbalancer.core.settings import Settings
 from loadbalancer.store.sqlite import coalesce
 from protocol.dialogue import CancelJob, GetResult, Submit, Wait
 from protocol.job import Ended, JobSpec

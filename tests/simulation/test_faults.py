@@ -7,7 +7,7 @@ import random
 import pytest
 
 from cluster import SimNode, World
-from loadbalancer.core.balancer import Settings
+from loadbalancer.core.settings import Settings
 from protocol.job import Command, Sleep
 
 FAULT_SECONDS = 12.0

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import pytest
 
 from cluster import check_ledger
-from loadbalancer.core.balancer import Balancer, Settings
+from loadbalancer.core.balancer import Balancer
 from loadbalancer.core.events import (
     Close,
     Deliver,
@@ -19,6 +19,7 @@ from loadbalancer.core.events import (
     Tick,
 )
 from loadbalancer.core.jobs import Forget, Row, State
+from loadbalancer.core.settings import Settings
 from protocol.job import Ended, Report, Sleep, unpack_report
 from protocol.limits import INFO_PERIOD, LINK_TIMEOUT
 from protocol.messages import (

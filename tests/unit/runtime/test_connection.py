@@ -34,7 +34,7 @@ def link() -> Link:
     return Link().connect()
 
 
-def test_messages_come_in_order_however_they_are_cut(link: Link) -> None:
+async def test_messages_come_in_order_however_they_are_cut(link: Link) -> None:
     stream = encode(INFO) + encode(Bye())
     for at in range(len(stream)):
         link.connection.data_received(stream[at : at + 1])
@@ -43,13 +43,13 @@ def test_messages_come_in_order_however_they_are_cut(link: Link) -> None:
     assert link.connection.bytes_received == 2 * len(stream)
 
 
-def test_messages_are_sent_as_frames(link: Link) -> None:
+async def test_messages_are_sent_as_frames(link: Link) -> None:
     link.connection.send(INFO)
     link.connection.send(Bye())
     assert link.sent() == [INFO, Bye()]
 
 
-def test_what_the_peer_sends_wrong_is_told_to_it_and_ends_this_link(link: Link) -> None:
+async def test_what_the_peer_sends_wrong_is_told_to_it_and_ends_this_link(link: Link) -> None:
     link.connection.data_received(encode(INFO))
     link.connection.data_received(b"GET / HTTP/1.1\r\n\r\n")
     assert link.messages == [INFO]
@@ -61,7 +61,7 @@ def test_what_the_peer_sends_wrong_is_told_to_it_and_ends_this_link(link: Link) 
     assert link.lost == [error.reason]
 
 
-def test_after_an_error_nothing_more_is_taken_or_sent(link: Link) -> None:
+async def test_after_an_error_nothing_more_is_taken_or_sent(link: Link) -> None:
     link.connection.data_received(bytes(4))
     sent = link.transport.written
     link.connection.data_received(encode(INFO))
@@ -70,7 +70,7 @@ def test_after_an_error_nothing_more_is_taken_or_sent(link: Link) -> None:
     assert link.transport.written == sent
 
 
-def test_messages_behind_one_that_closed_the_link_are_dropped(link: Link) -> None:
+async def test_messages_behind_one_that_closed_the_link_are_dropped(link: Link) -> None:
     messages: list[Message] = []
 
     def close_at_bye(message: Message) -> None:
@@ -84,19 +84,19 @@ def test_messages_behind_one_that_closed_the_link_are_dropped(link: Link) -> Non
     assert messages == [INFO, Bye()]
 
 
-def test_a_refusal_is_short_whatever_its_reason(link: Link) -> None:
+async def test_a_refusal_is_short_whatever_its_reason(link: Link) -> None:
     link.connection.refuse(ProtocolError("x" * 10_000, 413))
     assert link.sent() == [Error(413, "x" * 2000)]
 
 
-def test_a_refusal_before_the_connection_is_said_once_connected() -> None:
+async def test_a_refusal_before_the_connection_is_said_once_connected() -> None:
     link = Link()
     link.connection.refuse(ProtocolError("too many", 503))
     assert link.connect().sent() == [Error(503, "too many")]
     assert link.transport.closed == "close"
 
 
-def test_a_stranger_gets_small_frames_only() -> None:
+async def test_a_stranger_gets_small_frames_only() -> None:
     link = Link(STRANGER_FRAME_LIMIT).connect()
     link.connection.data_received(encode(LARGE)[:4])
     (error,) = link.sent()
@@ -104,14 +104,14 @@ def test_a_stranger_gets_small_frames_only() -> None:
     assert error.status == 413
 
 
-def test_a_trusted_peer_may_send_frames_of_full_size() -> None:
+async def test_a_trusted_peer_may_send_frames_of_full_size() -> None:
     link = Link(STRANGER_FRAME_LIMIT).connect()
     link.connection.trust()
     link.connection.data_received(encode(LARGE))
     assert link.messages == [LARGE]
 
 
-def test_a_peer_that_does_not_read_loses_its_link_at_once(link: Link) -> None:
+async def test_a_peer_that_does_not_read_loses_its_link_at_once(link: Link) -> None:
     link.transport.waiting = LINK_BUFFER_LIMIT
     link.connection.send(INFO)
     assert link.transport.closed == ""
@@ -131,7 +131,7 @@ def test_a_peer_that_does_not_read_loses_its_link_at_once(link: Link) -> None:
         (b"", OSError("reset"), "connection lost: reset"),
     ],
 )
-def test_the_end_of_a_link_has_a_reason(
+async def test_the_end_of_a_link_has_a_reason(
     link: Link, received: bytes, error: OSError | None, reason: str
 ) -> None:
     link.connection.data_received(received)
@@ -141,14 +141,14 @@ def test_the_end_of_a_link_has_a_reason(
     assert link.lost == [reason]
 
 
-def test_the_first_reason_stands(link: Link) -> None:
+async def test_the_first_reason_stands(link: Link) -> None:
     link.connection.close("first")
     link.connection.abort("second")
     link.connection.connection_lost(OSError("third"))
     assert link.lost == ["first"]
 
 
-def test_a_link_can_be_paused_until_it_is_closing(link: Link) -> None:
+async def test_a_link_can_be_paused_until_it_is_closing(link: Link) -> None:
     link.connection.pause()
     assert not link.transport.reading
     link.connection.resume()
@@ -158,7 +158,7 @@ def test_a_link_can_be_paused_until_it_is_closing(link: Link) -> None:
     assert link.transport.reading
 
 
-def test_before_the_connection_everything_is_harmless() -> None:
+async def test_before_the_connection_everything_is_harmless() -> None:
     link = Link()
     link.connection.send(Query(1, "health"))
     link.connection.pause()
