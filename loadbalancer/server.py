@@ -74,6 +74,8 @@ class Session:
 
     def _on_timeout(self) -> None:
         if self.is_stranger:
+            if not self.connection.bytes_received:
+                log.warning("stranger at %s: silent for %g s", self.connection.peer, HELLO_TIMEOUT)
             self.connection.refuse(ProtocolError(f"no HELLO within {HELLO_TIMEOUT:g} s", 408))
 
     def _on_lost(self, reason: str) -> None:
