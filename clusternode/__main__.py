@@ -30,6 +30,12 @@ SETTINGS = [
         "SLOTS", integer(1, SLOTS_LIMIT), None, f"jobs that run at once (default: the CPUs, here {CPUS})"
     ),
     Setting(
+        "DRAIN_PERIOD",
+        integer(0, 24 * 3600 * 1000, "milliseconds"),
+        5000,
+        "ms that running jobs have to end when the node is asked to stop",
+    ),
+    Setting(
         "NODE_NAME",
         text(f"1 to {NAME_LIMIT} printable characters without spaces", is_name),
         None,
@@ -51,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         client_port=values["CLIENT_PORT"],
         slots=values["SLOTS"] or CPUS,
         name=values["NODE_NAME"],
+        drain_period=values["DRAIN_PERIOD"] / 1000,
     )
     directory = Path(values["DATA_DIR"] or f"evenly-data/node-{options.client_port}")
 

@@ -164,7 +164,9 @@ class Client(asyncio.Protocol):
                 self._json_from = number
         tickets = new_tickets(sum(isinstance(request, Submit) for _, request in requests))
         for number, request in requests:
-            if isinstance(request, Asked):
+            if isinstance(request, Submit) and self._door.draining:
+                self._reply(number, Failure("This node is about to stop and takes no more jobs; others do."))
+            elif isinstance(request, Asked):
                 ticket = next(tickets) if isinstance(request, Submit) else ""
                 lines.append(Line(number, request, ticket, self._reads_json(number)))
             else:
@@ -337,6 +339,8 @@ class Door:
         self.background = background
         self._clients: dict[int, Client] = {}
         self._next_number = 1
+        #: The node is about to stop: submissions are refused, questions are answered.
+        self.draining = False
         #: The disk is far behind: no client is read until it has caught up.
         self.congested = False
 

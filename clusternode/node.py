@@ -15,6 +15,8 @@ from clusternode.core.events import (
     Action,
     Answer,
     Disconnect,
+    Drain,
+    Drained,
     Event,
     FromBalancer,
     Kill,
@@ -57,6 +59,8 @@ class Options:
     client_port: int
     slots: int
     name: str | None
+    #: Seconds that running jobs have to end once the node is asked to stop.
+    drain_period: float
 
 
 class Node:
@@ -68,6 +72,7 @@ class Node:
         self.engine: Engine[Event, Record, Action] = Engine(core, Tick(), store.commit, self._release, clock)
         self._core = core
         self._store = store
+        self._drained = asyncio.Event()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._background = Background(self._fail)
         submit = self.engine.submit
@@ -93,8 +98,15 @@ class Node:
             await self._pool.close()
             await self._background.end()
 
-    async def stop(self) -> None:
-        """Ends running commands, says goodbye, and returns when all is durable."""
+    async def stop(self, drain_period: float) -> None:
+        """Takes nothing more, lets what runs end for so long, and returns when all is durable."""
+        self.door.draining = True
+        self.engine.submit(Drain())
+        try:
+            async with asyncio.timeout(drain_period):
+                await self._drained.wait()
+        except TimeoutError:
+            log.warning("what still runs after %g s is ended; it runs again elsewhere", drain_period)
         self.engine.submit(Stop())
         await self.engine.settle()
         self.door.close()
@@ -142,6 +154,8 @@ class Node:
                     self._pool.kill(ticket, attempt)
                 case Disconnect(reason):
                     self._link.disconnect(reason)
+                case Drained():
+                    self._drained.set()
                 case Log(text, warning):
                     log.log(logging.WARNING if warning else logging.INFO, "%s", text)
 
@@ -196,9 +210,9 @@ async def serve(stop: asyncio.Event, options: Options, directory: Path) -> None:
         running = asyncio.ensure_future(node.run())
         try:
             await until_stopped(stop, running)
-            log.info("stopping")
+            log.info("stopping: no new jobs, %g s for those that run", options.drain_period)
             listening.close()
-            await node.stop()
+            await node.stop(options.drain_period)
             if running.done():
                 running.result()
         finally:

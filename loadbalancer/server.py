@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import signal
 from pathlib import Path
 
+from loadbalancer import dump
 from loadbalancer.core.balancer import Balancer
 from loadbalancer.core.events import (
     Accept,
@@ -191,10 +193,19 @@ async def serve(stop: asyncio.Event, settings: Settings, bind: str, port: int, d
             directory,
         )
         running = asyncio.ensure_future(server.run())
+
+        def write_dump() -> None:
+            try:
+                log.info("state written to %s", dump.write(balancer, directory, clock.now()))
+            except OSError as error:
+                log.warning("the state could not be written to %s: %s", directory / dump.NAME, error.strerror)
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, write_dump)
         try:
             await until_stopped(stop, running)
             log.info("stopping")
             listening.close()
+            write_dump()
             await server.engine.settle()
             if running.done():
                 running.result()

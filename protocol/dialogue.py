@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from protocol.job import Command, JobSpec, Sleep, is_ticket
-from protocol.limits import LINE_LIMIT, SLEEP_LIMIT_MS, TICKET_LENGTH, TIME_LIMIT
+from protocol.limits import LINE_LIMIT, RETRIES_LIMIT, SLEEP_LIMIT_MS, TICKET_LENGTH, TIME_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,10 @@ Request = (
 
 HELP = """\
 <ms>                    submit a job that sleeps so many milliseconds
-run <command line>      submit a command for /bin/sh -c; run --time SECONDS -- <command line> limits it
+run <command line>      submit a command for /bin/sh -c; options before it, then --:
+                          --time SECONDS   end it with its process group after so long
+                          --retries N      try it again, ever later, when it failed
+                          --at-most-once   never start it twice; it ends as lost where that is not sure
 result <ticket>         its result, once done; r<ticket> does the same
 wait <ticket>           the same, when it is done
 status <ticket>         where it is
@@ -131,31 +134,43 @@ def _number_or_ticket(text: str) -> Request:
     return Invalid(f"Please enter a valid number or a command (help lists them): {shown!r} is neither.")
 
 
+OPTIONS = "--time SECONDS, --retries N and --at-most-once"
+
+
 def _run(rest: str) -> Request:
     limit: float | None = None
+    retries, once = 0, False
     while rest.startswith("--"):
         option, _, rest = rest.partition(" ")
         rest = rest.lstrip()
         if option == "--":
             break
         name, equals, value = option.partition("=")
-        if name != "--time":
-            return Invalid(
-                f"run has no option {name[:40]!r}: --time SECONDS is the one it has; -- ends options."
-            )
+        if name == "--at-most-once" and not equals:
+            once = True
+            continue
+        if name not in ("--time", "--retries"):
+            return Invalid(f"run has no option {name[:40]!r}: it has {OPTIONS}; -- ends options.")
         if not equals:
             value, _, rest = rest.partition(" ")
             rest = rest.lstrip()
-        limit = _seconds(value)
-        if limit is None:
-            return Invalid(
-                f"--time takes seconds, more than 0 and at most {TIME_LIMIT:.0f}: not {value[:40]!r}."
-            )
+        if name == "--time":
+            limit = _seconds(value)
+            if limit is None:
+                return Invalid(
+                    f"--time takes seconds, more than 0, at most {TIME_LIMIT:.0f}: not {value[:40]!r}."
+                )
+        elif not (value.isascii() and value.isdecimal() and len(value) <= 9 and int(value) <= RETRIES_LIMIT):
+            return Invalid(f"--retries takes a whole number from 0 to {RETRIES_LIMIT}: not {value[:40]!r}.")
+        else:
+            retries = int(value)
+    if once and retries:
+        return Invalid("--at-most-once and --retries exclude each other: it would be started again.")
     if not rest:
         return Invalid("run needs a command line, as in: run --time 60 -- make test")
     if "\0" in rest:
         return Invalid("A command line cannot hold a NUL byte.")
-    return Submit(Command(rest, limit))
+    return Submit(Command(rest, limit, retries, once))
 
 
 def _seconds(text: str) -> float | None:

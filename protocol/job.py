@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from protocol.errors import ProtocolError
-from protocol.limits import OUTPUT_LIMIT, SLEEP_LIMIT_MS, TICKET_LENGTH, TIME_LIMIT
+from protocol.limits import OUTPUT_LIMIT, RETRIES_LIMIT, SLEEP_LIMIT_MS, TICKET_LENGTH, TIME_LIMIT
 
 TICKET_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 _TICKET_CHARACTERS = frozenset(TICKET_ALPHABET)
@@ -54,13 +54,19 @@ class Sleep:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A UNIX command line for `/bin/sh -c`; `time_limit` in seconds, None for none."""
+    """A UNIX command line for `/bin/sh -c`.
+
+    `time_limit` in seconds, None for none. `retries`: how often it is tried again after it failed or was
+    timed out. `at_most_once`: it is never started twice, and ends as lost where that cannot be known.
+    """
 
     line: str
     time_limit: float | None = None
+    retries: int = 0
+    at_most_once: bool = False
 
     def pack(self) -> bytes:
-        return bytes(msgpack.packb(("run", self.line, self.time_limit)))
+        return bytes(msgpack.packb(("run", self.line, self.time_limit, self.retries, self.at_most_once)))
 
 
 JobSpec = Sleep | Command
@@ -75,12 +81,14 @@ def unpack_spec(body: bytes) -> JobSpec:
     match _unpack(body, "a job"):
         case ["sleep", int(ms)] if not isinstance(ms, bool) and 0 <= ms <= SLEEP_LIMIT_MS:
             return Sleep(ms)
-        case ["run", str(line), (int() | float() | None) as limit] if (
+        case ["run", str(line), limit, int(retries), bool(once)] if (
             line
             and "\0" not in line
-            and (limit is None or (type(limit) is not bool and 0 < limit <= TIME_LIMIT))
+            and (limit is None or (type(limit) in (int, float) and 0 < limit <= TIME_LIMIT))
+            and type(retries) is int
+            and 0 <= retries <= RETRIES_LIMIT
         ):
-            return Command(line, limit)
+            return Command(line, limit, retries, once)
         case _:
             raise ProtocolError("a job that is neither a sleep nor a command")
 

@@ -23,6 +23,7 @@ from protocol.limits import (
     HELD_LIMIT,
     NAME_LIMIT,
     QUERY_LIMIT,
+    RETRIES_LIMIT,
     SLOTS_LIMIT,
 )
 
@@ -37,13 +38,16 @@ T = TypeVar("T")
 class JobItem(NamedTuple):
     """One job of a JOB message. `attempt` is 0 when an origin hands it in, from 1 when it is to be run.
 
-    `submitted_at` is in seconds since the epoch, `body` a packed `JobSpec`.
+    `submitted_at` is in seconds since the epoch, `body` a packed `JobSpec`; `retries` and `at_most_once`
+    are those of the job, for the load balancer, which does not look inside the body.
     """
 
     ticket: str
     attempt: int
     submitted_at: float
     body: bytes
+    retries: int = 0
+    at_most_once: bool = False
 
 
 class Held(NamedTuple):
@@ -199,6 +203,11 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Drain:
+    """node -> LB: it is about to stop. It takes no more jobs, and finishes what runs."""
+
+
+@dataclass(frozen=True, slots=True)
 class Bye:
     """node -> LB: it stops and holds nothing any more; no need to wait for it."""
 
@@ -230,6 +239,7 @@ Message = (
     | Drop
     | Query
     | Answer
+    | Drain
     | Bye
     | Error
 )
@@ -262,6 +272,7 @@ _ENCODERS: dict[type, tuple[str, int, Callable[[Any], Any]]] = {
     Drop: ("DROP", OK, lambda m: m.jobs),
     Query: ("QUERY", OK, lambda m: (m.number, m.what, m.tickets)),
     Answer: ("ANSWER", OK, lambda m: (m.number, m.text)),
+    Drain: ("DRAIN", OK, lambda m: None),
     Bye: ("BYE", OK, lambda m: None),
 }
 
@@ -402,15 +413,18 @@ def _jobs(payload: Any) -> Job:
     for row in _rows(payload, "jobs", BATCH_ITEMS):
         if (
             type(row) is not tuple
-            or len(row) != 4
+            or len(row) != 6
             or not is_ticket(row[0])
             or type(row[1]) is not int
             or not 0 <= row[1] <= ATTEMPT_LIMIT
             or type(row[2]) is not float
             or not 0 <= row[2] < 1e18
             or type(row[3]) is not bytes
+            or type(row[4]) is not int
+            or not 0 <= row[4] <= RETRIES_LIMIT
+            or type(row[5]) is not bool
         ):
-            raise ProtocolError("a job that is not (ticket, attempt, time, bytes)")
+            raise ProtocolError("a job that is not (ticket, attempt, time, bytes, retries, at most once)")
         jobs.append(JobItem._make(row))
     return Job(jobs)
 
@@ -522,5 +536,6 @@ _DECODERS: dict[tuple[str, int], Callable[[Any], Message]] = {
     ("DROP", OK): lambda payload: Drop(_held(payload)),
     ("QUERY", OK): _query,
     ("ANSWER", OK): _answer,
+    ("DRAIN", OK): lambda payload: Drain(),
     ("BYE", OK): lambda payload: Bye(),
 }

@@ -266,6 +266,15 @@ def _json(value: dict[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
 
 
+def _command_fields(spec: Command) -> dict[str, Any]:
+    return {
+        "run": spec.line,
+        "time": spec.time_limit,
+        "retries": spec.retries,
+        "at_most_once": spec.at_most_once,
+    }
+
+
 def job_fields(job: JobView) -> dict[str, Any]:
     """The object of `result`: every key is always there, null where there is nothing to say yet.
 
@@ -288,9 +297,7 @@ def job_fields(job: JobView) -> dict[str, Any]:
         "reason": (report.reason or None) if report else None,
         "stdout_bytes": report.stdout_total if report else None,
         "stderr_bytes": report.stderr_total if report else None,
-        "job": {"run": job.spec.line, "time": job.spec.time_limit}
-        if isinstance(job.spec, Command)
-        else {"sleep": job.spec.ms},
+        "job": _command_fields(job.spec) if isinstance(job.spec, Command) else {"sleep": job.spec.ms},
     }
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 import aiosqlite
 
 from runtime.errors import StartError, StorageError
+from runtime.failpoints import reach
 
 T = TypeVar("T")
 
@@ -89,6 +90,7 @@ def _transaction(connection: sqlite3.Connection, change: Callable[[sqlite3.Conne
     connection.execute("BEGIN IMMEDIATE")
     try:
         result = change(connection)
+        reach("commit.inside")
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:

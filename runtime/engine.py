@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, Protocol, TypeVar
 
 from runtime.errors import InternalFault, one_line
+from runtime.failpoints import reach
 
 E = TypeVar("E")
 R = TypeVar("R")
@@ -138,12 +139,16 @@ class Engine(Generic[E, R, A]):
             records, self._records = self._records, []
             actions, self._actions = self._actions, []
             if records:
+                reach("commit.before")
                 await self._commit(records)
+                reach("commit.after")
             if self._congested and len(self._records) < RELIEVED:
                 self._congested = False
                 for source in list(self._sources):
                     source.resume()
             self._release(actions)
+            if records:
+                reach("release.after")
             if not self._wake.is_set():
                 self._idle.set()
 

@@ -88,11 +88,27 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class Drain:
+    """The operator wants this node to stop: no new jobs; what runs may end. Drained says when it has."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """The operator stops this node: nothing starts any more, what runs is ended."""
 
 
-Event = LinesReceived | ClientGone | LinkUp | LinkDown | FromBalancer | CommandEnded | Measured | Tick | Stop
+Event = (
+    LinesReceived
+    | ClientGone
+    | LinkUp
+    | LinkDown
+    | FromBalancer
+    | CommandEnded
+    | Measured
+    | Tick
+    | Drain
+    | Stop
+)
 
 
 # --- records: `seq` is the order of submission on this node, the key in its store ---------------------
@@ -188,12 +204,17 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Drained:
+    """Nothing runs here any more, and the load balancer has every result."""
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     text: str
     warning: bool = False
 
 
-Action = Answer | LookUp | Send | SendKept | Disconnect | Spawn | Kill | Log
+Action = Answer | LookUp | Send | SendKept | Disconnect | Spawn | Kill | Drained | Log
 
 
 @dataclass(slots=True)

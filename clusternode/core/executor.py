@@ -62,6 +62,8 @@ class Executor:
         #: Attempts by ticket whose result the load balancer has not acknowledged.
         self.outbox: dict[str, int] = {}
         self.done = 0
+        #: Nothing starts any more.
+        self.draining = False
         self.stopping = False
         self._delivery = Delivery()
         #: Results at hand; those of the outbox that are not here are in the store.
@@ -96,6 +98,8 @@ class Executor:
             if known is not None:
                 self._forget(item.ticket, out)
             self.queue[item.ticket] = item
+        if self.draining:
+            self._give_back(out)
 
     def recall(self, jobs: Iterable[Held], out: Outcome) -> None:
         returned = []
@@ -183,7 +187,7 @@ class Executor:
                 del self.running[ticket]
                 report = Report(self.name, job.started_at, now)
                 self._finish(ticket, attempt, JobOutcome.SUCCEEDED, report, now)
-        while self.queue and len(self.running) < self.slots and not self.stopping:
+        while self.queue and len(self.running) < self.slots and not self.draining:
             self._start(self.queue.pop(next(iter(self.queue))), now, out)
         if connected:
             self._report_started(now, out)
@@ -210,10 +214,25 @@ class Executor:
         """The periodic REQUEST_OF_RES / RESULT / RES_REQ: overdue results again, and `tickets` asked for."""
         self._send(self._delivery.overdue(before, now), tickets, out)
 
-    def stop(self, now: float, out: Outcome) -> None:
-        """Nothing starts any more; commands are ended; what is not acknowledged goes to disk."""
-        self.stopping = True
+    def drain(self, out: Outcome) -> None:
+        """Nothing starts any more; what waits goes back; what runs goes on."""
+        self.draining = True
+        self._give_back(out)
+
+    def _give_back(self, out: Outcome) -> None:
+        waiting = [Held(item.ticket, item.attempt) for item in self.queue.values()]
         self.queue.clear()
+        for batch in in_batches(waiting, lambda _: 0):
+            out.prompt.append(Send(Returned(batch)))
+
+    @property
+    def is_drained(self) -> bool:
+        return self.draining and not self.running and not self.outbox
+
+    def stop(self, now: float, out: Outcome) -> None:
+        """Commands are ended, and their end is nobody's news; what is not acknowledged goes to disk."""
+        self.drain(out)
+        self.stopping = True
         for ticket, job in list(self.running.items()):
             if isinstance(job.spec, Sleep):
                 del self.running[ticket]

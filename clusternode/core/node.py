@@ -10,6 +10,8 @@ from clusternode.core.events import (
     ClientGone,
     CommandEnded,
     Disconnect,
+    Drain,
+    Drained,
     Event,
     FromBalancer,
     LinesReceived,
@@ -44,6 +46,7 @@ from protocol.messages import (
     Result,
     Welcome,
 )
+from protocol.messages import Drain as DrainMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,10 @@ class NodeCore:
                 self._on_link_down(out)
             case Measured():
                 self._measured = event
+            case Drain():
+                if self.connected:
+                    out.prompt.append(Send(DrainMessage()))
+                self.executor.drain(out)
             case Stop():
                 self.executor.stop(now, out)
                 if self.connected:
@@ -114,6 +121,8 @@ class NodeCore:
         if self.connected:
             self.origin.forward(out)
         self.executor.advance(now, self.connected, out)
+        if self.executor.is_drained:
+            out.actions.append(Drained())
         return out
 
     def next_deadline(self) -> float | None:
@@ -152,6 +161,8 @@ class NodeCore:
         self._next_exchange = self._now + self._period
         self.connected = True
         self.executor.link_up()
+        if self.executor.draining:
+            out.prompt.append(Send(DrainMessage()))
         self.origin.link_up(out)
         out.actions.append(Log(f"welcome by the ReverseProxy, epoch {message.epoch}"))
 

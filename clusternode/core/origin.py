@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from clusternode.core.events import Answer, CancelAsked, Done, Line, LookUp, Outcome, Send, Submitted
 from protocol.dialogue import CancelJob, GetResult, Nodes, Stats, Status, Submit, Wait
 from protocol.errors import ProtocolError
-from protocol.job import Ended, JobState, unpack_report, unpack_spec
+from protocol.job import Command, Ended, JobSpec, JobState, unpack_report, unpack_spec
 from protocol.job import Outcome as JobOutcome
 from protocol.limits import REQUEST_ITEMS
 from protocol.messages import AckResults, Cancel, Held, Job, JobItem, Query, in_batches, job_size
@@ -43,15 +43,20 @@ class Waiter(NamedTuple):
 class OpenJob:
     """A ticket without a result. `acked`: the load balancer has it on its disk."""
 
-    __slots__ = ("acked", "body", "cancelled", "seq", "submitted_at", "waiters")
+    __slots__ = ("acked", "at_most_once", "body", "cancelled", "retries", "seq", "submitted_at", "waiters")
 
-    def __init__(self, seq: int, submitted_at: float, body: bytes, cancelled: bool = False) -> None:
+    def __init__(self, seq: int, submitted_at: float, spec: JobSpec, body: bytes, cancelled: bool) -> None:
         self.seq = seq
         self.submitted_at = submitted_at
         self.body = body
         self.cancelled = cancelled
         self.acked = False
+        self.retries = spec.retries if isinstance(spec, Command) else 0
+        self.at_most_once = isinstance(spec, Command) and spec.at_most_once
         self.waiters: list[Waiter] | None = None
+
+    def item(self, ticket: str) -> JobItem:
+        return JobItem(ticket, 0, self.submitted_at, self.body, self.retries, self.at_most_once)
 
 
 class Stored(NamedTuple):
@@ -102,8 +107,14 @@ def reply_of_done(asked: GetResult | Wait | Status | CancelJob, view: JobView) -
 
 class Origin:
     def __init__(self, jobs: Iterable[Stored], next_seq: int) -> None:
-        """`jobs`: the open tickets in the store; `next_seq`: above all that it has."""
-        self.open = {job.ticket: OpenJob(job.seq, job.submitted_at, job.body, job.cancelled) for job in jobs}
+        """`jobs`: the open tickets in the store; `next_seq`: above all that it has.
+
+        Raises ProtocolError if a job in the store is of another version.
+        """
+        self.open = {
+            job.ticket: OpenJob(job.seq, job.submitted_at, unpack_spec(job.body), job.body, job.cancelled)
+            for job in jobs
+        }
         self._next_seq = next_seq
         self.submitted = 0
         self.outcomes: dict[str, int] = {str(outcome): 0 for outcome in JobOutcome}
@@ -120,7 +131,7 @@ class Origin:
         """One request of a client."""
         asked, ticket = line.asked, line.ticket
         if isinstance(asked, Submit):
-            job = OpenJob(self._next_seq, now, asked.spec.pack())
+            job = OpenJob(self._next_seq, now, asked.spec, asked.spec.pack(), False)
             self._next_seq += 1
             self.open[ticket] = self._unsent[ticket] = job
             self.submitted += 1
@@ -270,7 +281,7 @@ class Origin:
         if not self._unsent:
             return
         unsent, self._unsent = self._unsent, {}
-        items = (JobItem(ticket, 0, job.submitted_at, job.body) for ticket, job in unsent.items())
+        items = (job.item(ticket) for ticket, job in unsent.items())
         for batch in in_batches(items, job_size):
             out.actions.append(Send(Job(batch)))
         self._send_cancels((ticket for ticket, job in unsent.items() if job.cancelled), out)

@@ -2,8 +2,9 @@
 
 Invariants:
 
-1. Of a job, only the attempt that this state names, on the node that it names, may change it. All else is
-   stale: acknowledged, so that the sender can forget it, counted, and dropped.
+1. Of a job, only the attempt that this state names, on the node that it names, may change it; and a lost
+   attempt that ended after all, while no other has, ends it. All else is stale: acknowledged, so that the
+   sender can forget it, counted, and dropped.
 2. A submission cannot come after its job was forgotten: the origin sends on one link in order, so any
    repetition of its JOB stands before its ACK of the result. That is why nothing need be remembered.
 """
@@ -35,6 +36,7 @@ from loadbalancer.core.jobs import Job, Row, State
 from loadbalancer.core.ledger import Ledger
 from loadbalancer.core.nodes import Node
 from loadbalancer.core.settings import Settings
+from protocol.job import Ended
 from protocol.job import Outcome as JobOutcome
 from protocol.limits import INFO_PERIOD, LINK_TIMEOUT, QUERY_LIMIT, REQUEST_ITEMS
 from protocol.messages import (
@@ -43,6 +45,7 @@ from protocol.messages import (
     Answer,
     Bye,
     Cancel,
+    Drain,
     Drop,
     Error,
     Held,
@@ -106,6 +109,7 @@ class Balancer:
                 self._on_link_lost(link)
             case Tick():
                 self._on_tick()
+        self.ledger.wake_delayed()
         if self.settings.eager and self.ledger.waiting:
             self._dispatcher.run_rounds()
         self._dispatcher.consider_evening(now)
@@ -114,6 +118,9 @@ class Balancer:
     def next_deadline(self) -> float:
         """When the next Tick is due, at the latest."""
         deadline = min(self._next_info, self._next_dispatch, self._next_request)
+        retry = self.ledger.next_retry()
+        if retry is not None:
+            deadline = min(deadline, retry)
         evening = self._dispatcher.next_evening
         return deadline if evening is None else min(deadline, evening)
 
@@ -150,6 +157,7 @@ class Balancer:
         node.name, node.instance, node.slots = hello.name, hello.instance, hello.slots
         node.link, node.deadline, node.heard_at, node.info = link, None, self._now, None
         node.recalled.clear()
+        node.draining = False
         self._links[link] = node
         self._actions.append(Accept(link, node.name))
         self._send(link, Welcome(self.balancer_id, self.epoch, self.settings.request_result_period))
@@ -208,6 +216,10 @@ class Balancer:
         for job in list(node.jobs.values()):
             if job.cancelled:
                 self.ledger.end(job, JobOutcome.CANCELLED, "its node was away")
+
+    def _on_drain(self, node: Node, _: Drain) -> None:
+        node.draining = True
+        self._log(f"node {node.name} is about to stop; it finishes what runs")
 
     def _on_bye(self, node: Node, _: Bye) -> None:
         # It stopped its jobs on purpose: nobody crashed. From here on it is away, and gets no job any more.
@@ -309,14 +321,30 @@ class Balancer:
         for ended in message.results:
             job = self._current(node, ended.ticket, ended.attempt)
             if job is None:
-                self.ledger.counters["stale"] += 1
+                self._on_late_result(node, ended)
             elif ended.outcome == JobOutcome.LOST:
                 self.ledger.lose(job, crashed=True)
+            elif ended.outcome in _TRIED_AGAIN and job.failures < job.retries and not job.cancelled:
+                node.done += 1
+                self.ledger.fail(job)
             else:
                 node.done += 1
                 self.ledger.finish(job, ended)
         acked = [Held(ended.ticket, ended.attempt) for ended in message.results]
         self._to(node, AckResults(acked))
+
+    def _on_late_result(self, node: Node, ended: Ended) -> None:
+        """Not of the current attempt: of one that was thought lost, and the first to end; or stale."""
+        job = self.ledger.jobs.get(ended.ticket)
+        is_late = job is not None and job.lost is not None and job.lost.get(ended.attempt) == node.node_id
+        if job is None or not is_late or ended.outcome not in _REAL_ENDS or job.cancelled:
+            self.ledger.counters["stale"] += 1
+            return
+        self.ledger.counters["late results"] += 1
+        if job.node is not None:
+            self._to(self.ledger.nodes[job.node], Drop([Held(job.ticket, job.attempt)]))
+        node.done += 1
+        self.ledger.finish(job, ended)
 
     def _on_res_req(self, node: Node, message: ResReq) -> None:
         self._on_results(node, message)
@@ -387,7 +415,8 @@ class Balancer:
     def _status(self, job: Job) -> list[Any]:
         name = self.ledger.nodes[job.node].name if job.node is not None else None
         started = job.since if job.state is State.RUNNING else None
-        return [job.state.name.lower(), job.attempt, name, started]
+        state = State.QUEUED if job.state is State.DELAYED else job.state
+        return [state.name.lower(), job.attempt, name, started]
 
     def stats(self) -> dict[str, Any]:
         """Counters since this start, and what is there now."""
@@ -395,6 +424,7 @@ class Balancer:
             "epoch": self.epoch,
             "nodes": len(self._links),
             "queued": self.ledger.waiting,
+            "delayed": self.ledger.delayed,
             "assigned": sum(len(node.jobs) for node in self.ledger.nodes.values()),
             "undelivered": sum(len(node.undelivered) for node in self.ledger.nodes.values()),
             **{name: self.ledger.counters[name] for name in _COUNTERS},
@@ -431,11 +461,17 @@ def _no_size(_: Held) -> int:
     return 0
 
 
+#: Outcomes that a retry may mend, and those of an attempt that really ended.
+_TRIED_AGAIN = (JobOutcome.FAILED, JobOutcome.TIMED_OUT)
+_REAL_ENDS = (JobOutcome.SUCCEEDED, JobOutcome.FAILED, JobOutcome.TIMED_OUT)
+
 _COUNTERS = (
     "submitted",
     "dispatched",
     "recalled",
     "lost attempts",
+    "late results",
+    "retried",
     "stale",
     *(str(outcome) for outcome in JobOutcome),
 )
@@ -452,5 +488,6 @@ _HANDLERS: dict[type, Callable[[Balancer, Node, Any], None]] = {
     Returned: Balancer._on_returned,
     Cancel: Balancer._on_cancel,
     Query: Balancer._on_query,
+    Drain: Balancer._on_drain,
     Bye: Balancer._on_bye,
 }

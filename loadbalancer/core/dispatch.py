@@ -48,9 +48,12 @@ class Dispatcher:
         """One round: at most `round_size` jobs, each to the least loaded."""
         self._round(self._takers())
 
+    def _taking(self) -> list[Node]:
+        return [node for node in self._nodes if not node.draining]
+
     def _takers(self) -> Iterator[str]:
         return least_loaded(
-            [Load(len(node.jobs), node.order, node.node_id, node.room) for node in self._nodes]
+            [Load(len(node.jobs), node.order, node.node_id, node.room) for node in self._taking()]
         )
 
     def _round(self, takers: Iterator[str]) -> bool:
@@ -77,10 +80,13 @@ class Dispatcher:
 
     def consider_evening(self, now: float) -> None:
         """Idle slots beside a queue, and queues that drifted apart, are evened out soon."""
-        if self._ledger.waiting or self.next_evening is not None or len(self._nodes) < 2:
+        if self._ledger.waiting or self.next_evening is not None:
             return
-        high = max(self._nodes, key=lambda node: len(node.jobs))
-        low = min(self._nodes, key=lambda node: len(node.jobs))
+        nodes = self._taking()
+        if len(nodes) < 2:
+            return
+        high = max(nodes, key=lambda node: len(node.jobs))
+        low = min(nodes, key=lambda node: len(node.jobs))
         apart = len(high.jobs) - len(low.jobs)
         drifted = apart > max(DRIFT, len(high.jobs) // DRIFT_PART)
         starved = apart > 1 and low.is_idle
@@ -95,7 +101,7 @@ class Dispatcher:
         if self._ledger.waiting or self._is_recalling:
             return
         self._last_evening = now
-        over = surplus([(node.node_id, len(node.jobs)) for node in self._nodes])
+        over = surplus([(node.node_id, len(node.jobs)) for node in self._taking()])
         for node_id, count in over.items():
             node = self._ledger.nodes[node_id]
             jobs = node.recallable(min(count, BATCH_ITEMS))

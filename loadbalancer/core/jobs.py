@@ -7,12 +7,16 @@ from typing import NamedTuple
 
 
 class State(enum.IntEnum):
-    """RUNNING is not recorded on disk: after a restart the node says again what runs."""
+    """RUNNING is not recorded on disk: after a restart the node says again what runs.
+
+    DELAYED: it failed, and is queued again when its time has come.
+    """
 
     QUEUED = 0
     ASSIGNED = 1
     RUNNING = 2
     DONE = 3
+    DELAYED = 4
 
 
 #: Every legal change of state. What is not here is a fault of ours and raises.
@@ -25,6 +29,10 @@ TRANSITIONS = frozenset(
         (State.ASSIGNED, State.DONE),  # a short job: no STARTED came before its result
         (State.RUNNING, State.QUEUED),  # its node was lost
         (State.RUNNING, State.DONE),
+        (State.ASSIGNED, State.DELAYED),  # it failed and has retries left
+        (State.RUNNING, State.DELAYED),
+        (State.DELAYED, State.QUEUED),
+        (State.DELAYED, State.DONE),  # cancelled, or an attempt thought lost had ended after all
     }
 )
 
@@ -37,19 +45,26 @@ class Job:
     """One job from its submission until its origin has acknowledged the result.
 
     A class with slots rather than one object a state: a million of them wait at once.
-    `node` stands exactly while ASSIGNED or RUNNING, `outcome` exactly when DONE. `seq` is the order of
-    arrival and the key in the store. `losses` counts attempts that took their node or worker with them.
+    `node` stands exactly while ASSIGNED or RUNNING, `outcome` exactly when DONE, `not_before` exactly while
+    DELAYED. `seq` is the order of arrival and the key in the store. `losses` counts attempts that took their
+    node or worker with them, `failures` those that ended badly and were tried again. `lost` names the nodes
+    of lost attempts, whose results count if they come after all; it lives in memory only.
     """
 
     __slots__ = (
+        "at_most_once",
         "attempt",
         "body",
         "cancelled",
+        "failures",
         "losses",
+        "lost",
         "node",
+        "not_before",
         "origin",
         "outcome",
         "result_size",
+        "retries",
         "seq",
         "since",
         "state",
@@ -58,7 +73,16 @@ class Job:
         "version",
     )
 
-    def __init__(self, seq: int, ticket: str, origin: str, submitted_at: float, body: bytes) -> None:
+    def __init__(
+        self,
+        seq: int,
+        ticket: str,
+        origin: str,
+        submitted_at: float,
+        body: bytes,
+        retries: int = 0,
+        at_most_once: bool = False,
+    ) -> None:
         self.seq = seq
         self.ticket = ticket
         self.origin = origin
@@ -66,7 +90,12 @@ class Job:
         self.body = body
         self.state = State.QUEUED
         self.attempt = 1
+        self.retries = retries
+        self.at_most_once = at_most_once
         self.losses = 0
+        self.failures = 0
+        self.lost: dict[int, str] | None = None
+        self.not_before = 0.0
         self.node: str | None = None
         self.outcome = ""
         self.result_size = 0
@@ -106,6 +135,10 @@ class Row(NamedTuple):
     submitted_at: float
     outcome: str
     result_size: int
+    failures: int
+    not_before: float
+    retries: int
+    at_most_once: int
     body: bytes | None
     result: bytes | None
 
@@ -133,6 +166,10 @@ def row_of(job: Job, body: bytes | None, result: bytes | None) -> Row:
         job.submitted_at,
         job.outcome,
         job.result_size,
+        job.failures,
+        job.not_before,
+        job.retries,
+        job.at_most_once,
         body,
         result,
     )
@@ -141,8 +178,9 @@ def row_of(job: Job, body: bytes | None, result: bytes | None) -> Row:
 def job_of(row: Row) -> Job:
     """The job of a row as it was loaded (with its body, or empty when it is DONE)."""
     body = b"" if row.state == State.DONE else row.body or b""
-    job = Job(row.seq, row.ticket, row.origin, row.submitted_at, body)
+    job = Job(row.seq, row.ticket, row.origin, row.submitted_at, body, row.retries, bool(row.at_most_once))
     job.state = State(row.state)
     job.version, job.attempt, job.losses = row.version, row.attempt, row.losses
     job.node, job.outcome, job.result_size = row.node, row.outcome, row.result_size
+    job.failures, job.not_before = row.failures, row.not_before
     return job

@@ -5,16 +5,19 @@ Where a job is:
     accepted -> QUEUED -> ASSIGNED -> RUNNING -> DONE -> its origin acknowledges -> forgotten
                   ^          |           |
                   +----------+-----------+   recalled (same attempt) or lost with its node (next attempt)
+                  +------ DELAYED <-+        failed, and to be tried again (next attempt)
 
 Invariants:
 
 1. A QUEUED job is in `_queue`; an ASSIGNED or RUNNING one in its node's `jobs`, and in no other's; a DONE
-   one in its origin's `undelivered` and `owed`. `waiting` counts the QUEUED.
+   one in its origin's `undelivered` and `owed`; a DELAYED one in `_delayed`. `waiting` counts the QUEUED,
+   `delayed` the DELAYED.
 2. Whatever changed since the last `collect` is in its records: one whole row a job, or its Forget.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter, deque
 from collections.abc import Iterable
 
@@ -22,6 +25,12 @@ from loadbalancer.core.jobs import Forget, Job, Record, Row, State, job_of, row_
 from loadbalancer.core.nodes import Node
 from protocol.job import Ended, Outcome, Report
 from protocol.messages import JobItem
+
+#: Seconds before a failed job is tried again: doubled from the first to the longest.
+RETRY_FIRST = 1.0
+RETRY_LONGEST = 300.0
+#: Lost attempts of a job whose result would still count: the latest so many.
+LOST_REMEMBERED = 8
 
 
 class Ledger:
@@ -32,6 +41,7 @@ class Ledger:
         self.jobs: dict[str, Job] = {}
         self.nodes: dict[str, Node] = {}
         self.waiting = 0
+        self.delayed = 0
         self.counters: Counter[str] = Counter()
         #: Results that ended since the last `collect`: at hand, without reading the store.
         self.fresh: dict[str, Ended] = {}
@@ -40,6 +50,7 @@ class Ledger:
         self._crash_limit = crash_limit
         self._grace = node_grace_period
         self._queue: deque[Job] = deque()
+        self._delayed: list[tuple[float, int, Job]] = []
         self._next_seq = 1
         self._turn = 0
         self._touched: dict[str, Job] = {}
@@ -56,6 +67,8 @@ class Ledger:
         if job.state is State.QUEUED:
             self._queue.append(job)
             self.waiting += 1
+        elif job.state is State.DELAYED:
+            self._delay(job)
         elif job.state is State.DONE:
             origin = self.node(job.origin)
             origin.undelivered[job.ticket] = job
@@ -94,7 +107,8 @@ class Ledger:
     # --- the changes -----------------------------------------------------------------------------
 
     def accept(self, origin: Node, item: JobItem) -> None:
-        job = Job(self._next_seq, item.ticket, origin.node_id, item.submitted_at, item.body)
+        what = (item.ticket, origin.node_id, item.submitted_at, item.body, item.retries, item.at_most_once)
+        job = Job(self._next_seq, *what)
         self._next_seq += 1
         job.since = self.now
         self.jobs[item.ticket] = job
@@ -133,13 +147,55 @@ class Ledger:
         self.waiting += 1
         self._touched[job.ticket] = job
 
+    def fail(self, job: Job) -> None:
+        """The attempt failed, and the job has retries left: the next one comes after a while."""
+        self.counters["retried"] += 1
+        job.not_before = self.now + min(RETRY_FIRST * 2.0**job.failures, RETRY_LONGEST)
+        job.failures += 1
+        job.attempt += 1
+        self._leave_node(job)
+        job.move(State.DELAYED)
+        job.since = self.now
+        self._delay(job)
+        self._touched[job.ticket] = job
+
+    def _delay(self, job: Job) -> None:
+        heapq.heappush(self._delayed, (job.not_before, job.seq, job))
+        self.delayed += 1
+
+    def next_retry(self) -> float | None:
+        """When the next DELAYED job is to be queued."""
+        while self._delayed and self._delayed[0][2].state is not State.DELAYED:
+            heapq.heappop(self._delayed)
+        return self._delayed[0][0] if self._delayed else None
+
+    def wake_delayed(self) -> None:
+        """Queues the DELAYED jobs whose time has come, behind the others."""
+        while (at := self.next_retry()) is not None and at <= self.now:
+            job = heapq.heappop(self._delayed)[2]
+            self.delayed -= 1
+            job.move(State.QUEUED)
+            job.not_before, job.since = 0.0, self.now
+            self._queue.append(job)
+            self.waiting += 1
+            self._touched[job.ticket] = job
+
     def lose(self, job: Job, crashed: bool) -> None:
-        """The attempt is gone. Another follows, unless the job is cancelled or has crashed too often."""
+        """The attempt is gone. Another follows, unless the job is cancelled or has crashed too often.
+
+        Its result counts if it comes after all before another has.
+        """
         self.counters["lost attempts"] += 1
         job.losses += crashed
+        if job.node is not None:
+            known = list((job.lost or {}).items())[1 - LOST_REMEMBERED :]
+            job.lost = {**dict(known), job.attempt: job.node}
         limit = self._crash_limit
         if job.cancelled:
             self.end(job, Outcome.CANCELLED, "")
+        elif job.at_most_once:
+            reason = "its node was lost, and whether it had started is not known (--at-most-once)"
+            self.end(job, Outcome.LOST, reason)
         elif job.losses >= limit:
             reason = f"{limit} attempts took their node or worker along (CRASH_LIMIT={limit})"
             self.end(job, Outcome.LOST, reason)
@@ -165,9 +221,12 @@ class Ledger:
         """Records the one outcome of a job; its origin is owed the result from here on."""
         if job.state is State.QUEUED:
             self.waiting -= 1  # it stays in the queue, and is passed over when its turn comes
+        elif job.state is State.DELAYED:
+            self.delayed -= 1
         self._leave_node(job)
         job.move(State.DONE)
         job.outcome, job.body, job.since = ended.outcome, b"", self.now
+        job.attempt, job.lost, job.not_before = ended.attempt, None, 0.0
         job.result_size = len(ended.body)
         self.counters[ended.outcome] += 1
         self._touched[job.ticket] = job

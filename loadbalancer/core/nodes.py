@@ -21,6 +21,7 @@ class Node:
         "asked_at",
         "deadline",
         "done",
+        "draining",
         "heard_at",
         "info",
         "instance",
@@ -54,6 +55,8 @@ class Node:
         self.asked_at = -1.0
         self.order = 0
         self.done = 0
+        #: It is about to stop: nothing more goes to it.
+        self.draining = False
 
     @property
     def room(self) -> int:
@@ -84,6 +87,7 @@ class Node:
         return {
             "name": self.name,
             "connected": self.link is not None,
+            "draining": self.draining and self.link is not None,
             "slots": self.slots,
             "running": self.running,
             "queued": len(self.jobs) - self.running,

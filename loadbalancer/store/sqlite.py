@@ -27,6 +27,10 @@ _MIGRATIONS = [
         submitted_at REAL NOT NULL,
         outcome TEXT NOT NULL,
         result_size INTEGER NOT NULL,
+        failures INTEGER NOT NULL,
+        not_before REAL NOT NULL,
+        retries INTEGER NOT NULL,
+        at_most_once INTEGER NOT NULL,
         body BLOB NOT NULL
     );
     CREATE TABLE results (seq INTEGER PRIMARY KEY, result BLOB NOT NULL)
@@ -34,15 +38,16 @@ _MIGRATIONS = [
 ]
 
 _INSERT = """
-    INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (seq) DO UPDATE SET
         version = excluded.version, state = excluded.state, attempt = excluded.attempt,
         losses = excluded.losses, node = excluded.node, outcome = excluded.outcome,
-        result_size = excluded.result_size
+        result_size = excluded.result_size, failures = excluded.failures, not_before = excluded.not_before
     WHERE excluded.version > version
 """
 _UPDATE = """
-    UPDATE jobs SET version = ?, state = ?, attempt = ?, losses = ?, node = ?, outcome = ?, result_size = ?
+    UPDATE jobs SET version = ?, state = ?, attempt = ?, losses = ?, node = ?, outcome = ?, result_size = ?,
+        failures = ?, not_before = ?
     WHERE seq = ? AND version < ?
 """
 
@@ -143,10 +148,11 @@ def _sort(
             deletes.append((record.seq,))
             continue
         if record.body is not None:
-            inserts.append(record[:12])
+            inserts.append(record[:16])
         else:
-            seq, _, version, state, _, attempt, losses, node, _, outcome, size, _, _ = record
-            updates.append((version, state, attempt, losses, node, outcome, size, seq, version))
+            r = record
+            what = (r.version, r.state, r.attempt, r.losses, r.node, r.outcome, r.result_size)
+            updates.append((*what, r.failures, r.not_before, r.seq, r.version))
         if record.result is not None:
             results.append((record.seq, record.result))
     return inserts, updates, results, deletes
