@@ -458,3 +458,12 @@ class TestOrder:
         assert "results" in json_client.object()
         assert "help" in json_client.object()
         assert "ticket" in json.loads(json_client.line())
+
+    def test_questions_behind_a_wait_see_what_it_waited_for(self, client: Client) -> None:
+        (ticket,) = client.submit("run sleep 0.3; echo done")
+        client.send(f"wait {ticket}", f"result {ticket}", f"status {ticket}", "0", f"r{ticket}")
+        waited, result, status, submitted, again = client.lines(5)
+        assert waited.endswith(": done")
+        assert result == again == waited
+        assert status.startswith("Status: done, succeeded")
+        assert TICKET.fullmatch(submitted)
