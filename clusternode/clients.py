@@ -15,7 +15,23 @@ from clusternode.core.events import Asked, ClientGone, Event, Line, LinesReceive
 from clusternode.core.origin import reply_of_done, view_of_done
 from clusternode.store.sqlite import SqliteStore, TicketRow
 from clusternode.tickets import new_tickets
-from protocol.dialogue import TOO_LONG, Exit, GetAll, Help, Invalid, Json, Request, Submit, parse_line
+from protocol.dialogue import (
+    TOO_LONG,
+    CancelJob,
+    Exit,
+    GetAll,
+    GetResult,
+    Help,
+    Invalid,
+    Json,
+    Nodes,
+    Request,
+    Stats,
+    Status,
+    Submit,
+    Wait,
+    parse_line,
+)
 from protocol.errors import ProtocolError
 from protocol.job import JobState, unpack_spec
 from protocol.limits import CLIENT_BUFFER_LIMIT, CLIENTS_LIMIT, LINES_PER_TURN, PIPELINE_LIMIT
@@ -47,6 +63,10 @@ LINGER = 30.0
 KEEPALIVE = (60, 10, 3)
 
 
+#: Requests whose answer depends on when they are asked, and changes nothing.
+Question = GetResult | Status | Nodes | Stats
+
+
 class Listing:
     """Stands in the place of the reply to `getall`, which is streamed from the store."""
 
@@ -65,6 +85,9 @@ class Client(asyncio.Protocol):
         self._ready: dict[int, bytes | Listing] = {}
         self._ready_bytes = 0
         self._json_from: int | None = None
+        #: Questions behind a `wait`: asked when their turn has come, so that they see what it waited for.
+        self._held_back: dict[int, Question] = {}
+        self._last_wait = -1
         self._writable = asyncio.Event()
         self._writable.set()
         self._input_over = False
@@ -111,6 +134,7 @@ class Client(asyncio.Protocol):
         self._input_over = True
         self._lines.clear()
         self._lookups.clear()
+        self._held_back.clear()
         self._writable.set()
         self._moved.set()
         if self._linger is not None:
@@ -164,8 +188,12 @@ class Client(asyncio.Protocol):
                 self._json_from = number
         tickets = new_tickets(sum(isinstance(request, Submit) for _, request in requests))
         for number, request in requests:
+            if isinstance(request, Wait | CancelJob):
+                self._last_wait = number
             if isinstance(request, Submit) and self._door.draining:
                 self._reply(number, Failure("This node is about to stop and takes no more jobs; others do."))
+            elif isinstance(request, Question) and self._last_wait >= self._next_reply:
+                self._held_back[number] = request
             elif isinstance(request, Asked):
                 ticket = next(tickets) if isinstance(request, Submit) else ""
                 lines.append(Line(number, request, ticket, self._reads_json(number)))
@@ -174,6 +202,15 @@ class Client(asyncio.Protocol):
         if lines:
             self._door.submit(LinesReceived(self.number, lines))
         self._schedule_work()
+
+    def _ask_held_back(self) -> None:
+        """The questions whose turn has come: up to the next line that is waited for."""
+        lines = []
+        number = self._next_reply
+        while (question := self._held_back.pop(number, None)) is not None:
+            lines.append(Line(number, question, "", self._reads_json(number)))
+            number += 1
+        self._door.submit(LinesReceived(self.number, lines))
 
     def _answer_here(self, number: int, request: Request) -> None:
         match request:
@@ -241,6 +278,8 @@ class Client(asyncio.Protocol):
             size += len(data)
             self._next_reply += 1
         self._ready_bytes -= size
+        if self._next_reply in self._held_back:
+            self._ask_held_back()
         if chunks:
             transport.write(b"".join(chunks))
             self._moved.set()

@@ -65,7 +65,7 @@ class Link:
     def leave(self) -> None:
         """The node stops: this end of the link is no news."""
         self._leaving = True
-        self.disconnect("the node stops")
+        self.close("the node stops")
 
     def disconnect(self, reason: str) -> None:
         """At once: to a load balancer that hangs, what is still to be sent would never be."""

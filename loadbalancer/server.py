@@ -153,8 +153,9 @@ class Server:
                     self._background.start(self._deliver(session, action))
                 case Accept(_, name):
                     session.accept(name)
-                case Close():
-                    session.connection.close("closed by the load balancer")
+                case Close(_, at_once):
+                    close = session.connection.abort if at_once else session.connection.close
+                    close("closed by the load balancer")
 
     async def _deliver(self, session: Session, action: Deliver) -> None:
         asking = list(action.tickets)

@@ -150,10 +150,11 @@ class Balancer:
         node = self.ledger.node(hello.node_id)
         if node.link is not None:
             # The same instance comes again: its old link is dead, whatever TCP thinks.
-            self._actions.append(Close(node.link))
+            self._actions.append(Close(node.link, at_once=True))
             del self._links[node.link]
-        # The process that was here before has not crashed: what it lacks has never reached it.
-        crashed = node.instance != hello.instance
+        # Only another process than the one that we knew means a crash; what the same one lacks, or one that
+        # we did not know before our own restart, may never have reached it.
+        crashed = node.instance not in ("", hello.instance)
         node.name, node.instance, node.slots = hello.name, hello.instance, hello.slots
         node.link, node.deadline, node.heard_at, node.info = link, None, self._now, None
         node.recalled.clear()
@@ -268,7 +269,7 @@ class Balancer:
                 if node.deadline is not None and self._now >= node.deadline:
                     self._expire(node)
             elif self._now - node.heard_at > LINK_TIMEOUT:
-                self._actions.append(Close(node.link))
+                self._actions.append(Close(node.link, at_once=True))
                 self._log(f"node {node.name} was silent for {LINK_TIMEOUT:g} s", warning=True)
                 self._on_link_lost(node.link)
             else:

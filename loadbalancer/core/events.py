@@ -82,9 +82,10 @@ class Accept:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Close after what was sent."""
+    """Close after what was sent; `at_once` where the peer hangs and would never read it."""
 
     link: int
+    at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)

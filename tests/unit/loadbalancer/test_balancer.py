@@ -384,7 +384,7 @@ def test_the_same_instance_takes_its_dead_link_over() -> None:
     bench.join(1)
     bench.submit(1, 1)
     bench.join(2, node_id="id1", instance="i1", name="n1", held=(Held(ticket(1), 1),))
-    assert Close(1) in bench.actions
+    assert Close(1, at_once=True) in bench.actions
     assert bench.sent(Welcome, 2)
     bench.step(LinkLost(1))
     assert bench.held() == [1]
@@ -396,7 +396,7 @@ def test_a_silent_node_loses_its_link_but_not_for_the_time_that_we_slept() -> No
     bench.join(1)
     bench.tick(INFO_PERIOD)
     bench.tick(60.0)  # we were stopped, not the node
-    assert Close(1) not in bench.actions
+    assert Close(1, at_once=True) not in bench.actions
     for _ in range(int(LINK_TIMEOUT / INFO_PERIOD) + 1):
         bench.tick(INFO_PERIOD)
     assert bench.core.ledger.nodes["id1"].link is None
