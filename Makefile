@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed-$(shell pwd | cksum | cut -d' ' -f1)
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint bench clean
+.PHONY: help demo up test lint simulate bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -25,6 +25,9 @@ lint: $(STAMP) ## ruff and mypy
 	@$(PYTHON) -m ruff check
 	@$(PYTHON) -m ruff format --check
 	@$(PYTHON) -m mypy
+
+simulate: $(STAMP) ## the cluster in a simulator: RUNS=1000 for many seeds, SEED=17 to replay one
+	@PYTHONHASHSEED=0 $(PYTHON) tests/simulation/simulate.py $(if $(SEED),--seed $(SEED)) $(if $(RUNS),--runs $(RUNS)) $(if $(FIRST),--first $(FIRST))
 
 bench: $(STAMP) ## the benchmarks, as a table
 	@$(PYTHON) -m benchmarks

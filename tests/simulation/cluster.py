@@ -22,10 +22,14 @@ from loadbalancer.core.jobs import Forget, Row, State
 from loadbalancer.core.settings import Settings
 from loadbalancer.store.sqlite import coalesce
 from protocol.dialogue import CancelJob, GetResult, Submit, Wait
-from protocol.job import Ended, JobSpec
+from protocol.job import Command, Ended, JobSpec
 from protocol.messages import Hello, Message, RequestOfRes, Result, decode, encode
 from protocol.replies import CancelOf, ResultOf, TicketIssued, UnknownTicket
 
+#: A command that takes its node along.
+POISON = "poison"
+#: Steps from one look at all the books to the next: it takes as long as many steps.
+CHECK_EVERY = 20
 COMMIT_DELAY = (0.0002, 0.004)
 WIRE_DELAY = (0.0001, 0.01)
 
@@ -43,10 +47,29 @@ class Process:
         self._actions: list[Any] = []
         self._committing = False
         self._timer_at = float("inf")
+        #: Stopped, as by SIGSTOP: what comes is seen when it goes on.
+        self.paused = False
+        self._unseen: list[Any] = []
+        self.fail_next_commit = False
         self.perform: Callable[[Any], None] = lambda action: None
+        self.died: Callable[[], None] = lambda: None
+
+    def pause(self, seconds: float) -> None:
+        self.paused = True
+        self.world.after(seconds, self._go_on)
+
+    def _go_on(self) -> None:
+        self.paused = False
+        unseen, self._unseen = self._unseen, []
+        for event in unseen:
+            self.submit(event)
+        self._commit()
 
     def submit(self, event: Any) -> None:
         if not self.alive:
+            return
+        if self.paused:
+            self._unseen.append(event)
             return
         outcome = self.core.step(event, self.world.now)
         self.world.steps += 1
@@ -65,7 +88,7 @@ class Process:
         self.submit(self._tick)
 
     def _commit(self) -> None:
-        if self._committing or not (self._records or self._actions):
+        if self._committing or self.paused or not (self._records or self._actions):
             return
         records, self._records = self._records, []
         actions, self._actions = self._actions, []
@@ -76,7 +99,21 @@ class Process:
     def _committed(self, records: list[Any], actions: list[Any]) -> None:
         if not self.alive:
             return  # crashed before the disk had it
+        if records and self.fail_next_commit:
+            self.died()  # the disk is full: nothing of it is there, and the program ends
+            return
         self._apply(records)
+        if self.paused:
+            self.world.after(0.01, lambda: self._released(actions))
+        else:
+            self._released(actions)
+
+    def _released(self, actions: list[Any]) -> None:
+        if not self.alive:
+            return
+        if self.paused:
+            self.world.after(0.01, lambda: self._released(actions))
+            return
         self._committing = False
         for action in actions:
             self.perform(action)
@@ -84,19 +121,40 @@ class Process:
 
 
 class Wire:
-    """A TCP connection: in order each way, until it is cut."""
+    """A TCP connection: in order each way, until it is cut. `blocked`: way by way, nothing comes through."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, blocked: list[bool]) -> None:
         self.world = world
         self.open = True
+        self._blocked = blocked
+        self._held: tuple[list[Callable[[], None]], list[Callable[[], None]]] = ([], [])
         self._ready = [0.0, 0.0]
 
     def send(self, way: int, message: Message, receive: Callable[[Message], None]) -> None:
         """Delivers through the real encoding, after what went the same way before."""
         body = encode(message)[4:]
+        self._pass(way, lambda: receive(decode(body)))
+
+    def unblocked(self) -> None:
+        """What was held up comes through, as TCP sends it again."""
+        for way, held in enumerate(self._held):
+            arrivals, held[:] = list(held), []
+            for arrival in arrivals:
+                self._pass(way, arrival)
+
+    def _pass(self, way: int, arrive: Callable[[], None]) -> None:
+        if self._blocked[way]:
+            self._held[way].append(arrive)
+            return
         at = max(self._ready[way], self.world.now + self.world.random.uniform(*WIRE_DELAY))
         self._ready[way] = at
-        self.world.at(at, lambda: receive(decode(body)) if self.open else None)
+        self.world.at(at, lambda: self._arrive(way, arrive))
+
+    def _arrive(self, way: int, arrive: Callable[[], None]) -> None:
+        if self._blocked[way]:
+            self._held[way].append(arrive)
+        elif self.open:
+            arrive()
 
 
 @dataclass
@@ -158,10 +216,12 @@ class SimNode:
         self.process: Process | None = None
         self.wire: Wire | None = None
         self.link = 0
-        self.reachable = True
-        self.executions: dict[tuple[str, int], int] = {}
+        #: To the balancer, from the balancer: nothing comes through.
+        self.blocked = [False, False]
 
     def start(self) -> None:
+        if self.process is not None:
+            return
         disk = self.disk
         stored = [
             Stored(seq, row.ticket, row.submitted_at, row.body, seq in disk.cancelled)
@@ -173,6 +233,7 @@ class SimNode:
         core = NodeCore(identity, stored, max(disk.tickets, default=0) + 1, kept, self.world.now)
         process = Process(self.world, core, node_events.Tick(), disk.apply)
         process.perform = lambda action: self._perform(process, action)
+        process.died = self.crash_and_return
         self.process = process
         self._connect_later(process, 0.0)
 
@@ -181,6 +242,21 @@ class SimNode:
             self.process.alive = False
             self.process = None
         self.cut()
+
+    def crash_and_return(self) -> None:
+        self.crash()
+        self.world.after(0.5, self.start)
+
+    def block(self, ways: list[bool]) -> None:
+        """A partition, perhaps one-way; [False, False] heals it."""
+        self.blocked[:] = ways
+        if self.wire is not None and not any(ways):
+            self.wire.unblocked()
+
+    def lost_by_peer(self, link: int) -> None:
+        """The balancer has closed this link; we learn it if anything comes through."""
+        if self.wire is not None and self.link == link and not self.blocked[1]:
+            self.cut()
 
     def cut(self) -> None:
         wire, self.wire = self.wire, None
@@ -191,16 +267,17 @@ class SimNode:
             process = self.process
             self.world.after(0.001, lambda: process.submit(node_events.LinkDown()))
             self._connect_later(process, self.world.random.uniform(0.05, 0.5))
-        self.world.link_lost(self.link)
+        if not self.blocked[0]:
+            self.world.link_lost(self.link)
 
     def _connect_later(self, process: Process, delay: float) -> None:
         def connect() -> None:
             if not process.alive or self.wire is not None:
                 return
-            if not self.reachable or self.world.balancer is None:
+            if any(self.blocked) or self.world.balancer is None:
                 self._connect_later(process, self.world.random.uniform(0.05, 0.5))
                 return
-            self.wire = Wire(self.world)
+            self.wire = Wire(self.world, self.blocked)
             self.link = self.world.connected(self)
             process.submit(node_events.LinkUp())
 
@@ -235,10 +312,14 @@ class SimNode:
                 if tickets:
                     self._send(RequestOfRes(list(tickets)))
             case node_events.Spawn(ticket, attempt, line, _):
-                key = (ticket, attempt)
-                self.executions[key] = self.executions.get(key, 0) + 1
-                self.world.attempts_started.append((ticket, attempt, self.node_id))
-                self.world.after(float(line), lambda: self._ended(process, ticket, attempt, 0))
+                self.world.started(ticket, attempt, self)
+                if line == POISON:
+                    self.crash_and_return()
+                    return
+                seconds, _, code = line.partition(" ")
+                self.world.after(
+                    float(seconds), lambda: self._ended(process, ticket, attempt, int(code or 0))
+                )
             case node_events.Kill(ticket, attempt):
                 self.world.after(0.01, lambda: self._ended(process, ticket, attempt, 143))
             case node_events.Disconnect():
@@ -260,8 +341,9 @@ class World:
     def __init__(self, seed: int, nodes: int = 3, slots: int = 2, settings: Settings | None = None) -> None:
         self.seed = seed
         self.random = random.Random(seed)
-        self.now = 1000.0
+        self.now = self.began = 1000.0
         self.steps = 0
+        self._check_at = 0
         self.counter = itertools.count(1)
         self.settings = settings or Settings(node_grace_period=2.0, request_result_period=1.0)
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
@@ -274,6 +356,8 @@ class World:
         self.outcomes: dict[str, str] = {}
         self.cancel_shown: set[str] = set()
         self.attempts_started: list[tuple[str, int, str]] = []
+        self._starts: dict[str, set[int]] = {}
+        self.at_most_once: set[str] = set()
         self.start_balancer()
         for node in self.nodes:
             node.start()
@@ -291,8 +375,11 @@ class World:
         while self._agenda and self._agenda[0][0] <= end:
             self.now, _, what = heapq.heappop(self._agenda)
             what()
-            self.check()
+            if self.steps >= self._check_at:
+                self._check_at = self.steps + CHECK_EVERY
+                self.check()
         self.now = end
+        self.check()
 
     def run_until(self, condition: Callable[[], bool], within: float) -> None:
         end = self.now + within
@@ -300,15 +387,26 @@ class World:
             assert self.now < end, f"seed {self.seed}: not so within {within} s"
             self.run(0.1)
 
+    def started(self, ticket: str, attempt: int, node: SimNode) -> None:
+        """A command starts. Each attempt does so once, on one node; an at-most-once job has one start."""
+        starts = self._starts.setdefault(ticket, set())
+        assert attempt not in starts, f"seed {self.seed}: {ticket} attempt {attempt} started twice"
+        assert not (starts and ticket in self.at_most_once), f"seed {self.seed}: {ticket} started again"
+        starts.add(attempt)
+        self.attempts_started.append((ticket, attempt, node.node_id))
+
     # --- the balancer ----------------------------------------------------------------------------
 
     def start_balancer(self) -> None:
+        if self.balancer is not None:
+            return
         disk = self.balancer_disk
         disk.epoch += 1
         rows = [row._replace(result=None) for _, row in sorted(disk.rows.items())]
         core = Balancer(self.settings, "lb", disk.epoch, rows, self.now)
         process = Process(self, core, balancer_events.Tick(), disk.apply)
         process.perform = self._perform
+        process.died = self.crash_balancer_and_return
         self.balancer = process
         process.submit(balancer_events.Tick())
 
@@ -318,6 +416,10 @@ class World:
             self.balancer = None
         for node in self.nodes:
             node.cut()
+
+    def crash_balancer_and_return(self) -> None:
+        self.crash_balancer()
+        self.after(0.5, self.start_balancer)
 
     def connected(self, node: SimNode) -> int:
         link = next(self.counter)
@@ -331,7 +433,11 @@ class World:
             self.after(0.001, lambda: process.submit(balancer_events.LinkLost(link)))
 
     def to_balancer(self, link: int, message: Message) -> None:
-        if self.balancer is None or link not in self.links:
+        if self.balancer is None:
+            return
+        if link not in self.links:
+            for node in self.nodes:  # a reset answers what comes on a closed link
+                node.lost_by_peer(link)
             return
         if isinstance(message, Hello):
             self.balancer.submit(balancer_events.HelloReceived(link, message))
@@ -354,7 +460,8 @@ class World:
                 if tickets:
                     self._to_node(link, RequestOfRes(list(tickets)))
             case balancer_events.Close(link) if link in self.links:
-                self.links[link].cut()
+                node = self.links.pop(link)
+                self.after(0.001, lambda: node.lost_by_peer(link))
 
     def _to_node(self, link: int, message: Message) -> None:
         node = self.links.get(link)
@@ -366,7 +473,10 @@ class World:
     # --- clients ---------------------------------------------------------------------------------
 
     def submit(self, node: SimNode, spec: JobSpec) -> None:
-        node.ask(Submit(spec), "".join(self.random.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=16)))
+        ticket = "".join(self.random.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=16))
+        if isinstance(spec, Command) and spec.at_most_once:
+            self.at_most_once.add(ticket)
+        node.ask(Submit(spec), ticket)
 
     def wait(self, ticket: str) -> None:
         self.issued[ticket].ask(Wait(ticket))
@@ -410,7 +520,7 @@ def check_ledger(core: Balancer) -> None:
     ledger = core.ledger
     held = [job for node in ledger.nodes.values() for job in node.jobs.values()]
     owed = [job for node in ledger.nodes.values() for job in node.undelivered.values()]
-    assert len(held) + len(owed) + ledger.waiting == len(ledger.jobs)
+    assert len(held) + len(owed) + ledger.waiting + ledger.delayed == len(ledger.jobs)
     for node in ledger.nodes.values():
         assert all(job.node == node.node_id for job in node.jobs.values())
         assert all(job.state in (State.ASSIGNED, State.RUNNING) for job in node.jobs.values())
