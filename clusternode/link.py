@@ -16,7 +16,7 @@ log = logging.getLogger("clusternode")
 #: Seconds between two attempts: doubled from the first to the last, and spread so that nodes do not come
 #: back all at once.
 BACKOFF_FIRST = 0.1
-BACKOFF_LAST = 5.0
+BACKOFF_LAST = 1.0
 
 
 class Link:
