@@ -146,7 +146,9 @@ def _run(rest: str) -> Request:
         if option == "--":
             break
         name, equals, value = option.partition("=")
-        if name == "--at-most-once" and not equals:
+        if name == "--at-most-once":
+            if equals:
+                return Invalid("--at-most-once takes no value.")
             once = True
             continue
         if name not in ("--time", "--retries"):

@@ -17,6 +17,10 @@ class StorageError(Exception):
     """A commit failed. The process ends, exit code 1: it never goes on without storage."""
 
 
+class Damaged(StorageError):
+    """What was read is not what was written. The process ends, exit code 1, before it shows that."""
+
+
 def one_line(error: BaseException) -> str:
     """What was raised, and where."""
     frames = traceback.extract_tb(error.__traceback__)

@@ -14,7 +14,7 @@ from typing import Any
 
 import uvloop
 
-from runtime.errors import InternalFault, StartError, StorageError, one_line
+from runtime.errors import Damaged, InternalFault, StartError, StorageError, one_line
 
 #: Connections that the kernel holds for us before we accept them.
 BACKLOG = 1024
@@ -45,6 +45,9 @@ def run(program: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]
     except StartError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2
+    except Damaged as error:
+        print(f"{program}: {error}; it ends here", file=sys.stderr)
+        return 1
     except StorageError as error:
         print(f"{program}: {error}; nothing that was acknowledged is lost, it ends here", file=sys.stderr)
         return 1

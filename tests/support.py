@@ -19,6 +19,8 @@ import pytest
 
 T = TypeVar("T")
 
+#: Programs are started here, so that they run these sources, wherever the package is installed from.
+ROOT = Path(__file__).parent.parent
 #: Generous: it only decides how long a failing test takes.
 PATIENCE = 40.0
 #: What must never stand in a program's log.
@@ -181,7 +183,7 @@ class Program:
         with self.log.open("ab") as log:
             self._log_start = log.tell()
             self.process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment
+                argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment
             )
 
     def await_ready(self) -> None:
@@ -258,11 +260,11 @@ class Cluster:
         return [self.balancer, *self.nodes.values()]
 
     def add_node(self, name: str, slots: int = 2, **environment: str) -> Node:
-        """A node that is not started yet."""
+        """A node that is not started yet. It stops at once, whatever runs, unless DRAIN_PERIOD is given."""
         port = free_port()
         arguments = ["127.0.0.1", str(self.port), "--client-port", str(port)]
         arguments += ["--slots", str(slots), "--name", name]
-        node = Node(name, "clusternode", arguments, self.directory, environment)
+        node = Node(name, "clusternode", arguments, self.directory, {"DRAIN_PERIOD": "0"} | environment)
         node.port = port
         self.nodes[name] = node
         return node
@@ -315,6 +317,7 @@ Cluster.alive = []
 _SETTINGS = (
     *("DISPATCH_MODE", "DISPATCH_PERIOD", "MAX_NUM_JOBS_DISPATCH", "REQUEST_RESULT_PERIOD", "MAX_NUM_NODES"),
     *("NODE_GRACE_PERIOD", "CRASH_LIMIT", "BIND", "DATA_DIR", "CLIENT_PORT", "SLOTS", "NODE_NAME"),
+    *("DRAIN_PERIOD", "EVENLY_FAIL_POINT"),
 )
 
 

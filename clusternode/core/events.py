@@ -205,7 +205,7 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """Nothing runs here any more, and the load balancer has every result."""
+    """Nothing runs here any more; the load balancer, if it is there, has every result."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ class Executor:
                 self._forget(item.ticket, out)
             self.queue[item.ticket] = item
         if self.draining:
-            self._give_back(out)
+            self.give_back(out)
 
     def recall(self, jobs: Iterable[Held], out: Outcome) -> None:
         returned = []
@@ -135,10 +135,13 @@ class Executor:
                 self._forget(ticket, out)
 
     def requested(self, tickets: Iterable[str], out: Outcome) -> None:
-        """REQUEST_OF_RES: what is finished was sent or will be; what is not here at all is said so."""
-        missing = [ticket for ticket in tickets if self._attempt(ticket) is None]
-        if missing:
-            out.prompt.append(Send(NotHere(missing)))
+        """REQUEST_OF_RES: what is finished was sent or will be; what is not here at all is said so.
+
+        Each request is answered, so that the load balancer knows which one an answer belongs to.
+        """
+        asked = list(tickets)
+        if asked:
+            out.prompt.append(Send(NotHere([ticket for ticket in asked if self._attempt(ticket) is None])))
 
     def acknowledged(self, results: Iterable[Held], out: Outcome) -> None:
         for ticket, attempt in results:
@@ -214,24 +217,27 @@ class Executor:
         """The periodic REQUEST_OF_RES / RESULT / RES_REQ: overdue results again, and `tickets` asked for."""
         self._send(self._delivery.overdue(before, now), tickets, out)
 
-    def drain(self, out: Outcome) -> None:
-        """Nothing starts any more; what waits goes back; what runs goes on."""
+    def drain(self, connected: bool, out: Outcome) -> None:
+        """Nothing starts any more; what waits goes back, as soon as there is a link; what runs goes on."""
         self.draining = True
-        self._give_back(out)
+        if connected:
+            self.give_back(out)
 
-    def _give_back(self, out: Outcome) -> None:
+    def give_back(self, out: Outcome) -> None:
+        """RETURNED: nothing of what waits has started."""
         waiting = [Held(item.ticket, item.attempt) for item in self.queue.values()]
         self.queue.clear()
         for batch in in_batches(waiting, lambda _: 0):
             out.prompt.append(Send(Returned(batch)))
 
-    @property
-    def is_drained(self) -> bool:
-        return self.draining and not self.running and not self.outbox
+    def is_drained(self, connected: bool) -> bool:
+        """Nothing runs any more, and no result can be delivered that was not."""
+        return self.draining and not self.running and not (connected and self.outbox)
 
     def stop(self, now: float, out: Outcome) -> None:
         """Commands are ended, and their end is nobody's news; what is not acknowledged goes to disk."""
-        self.drain(out)
+        self.draining = True
+        self.queue.clear()
         self.stopping = True
         for ticket, job in list(self.running.items()):
             if isinstance(job.spec, Sleep):

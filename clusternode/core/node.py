@@ -110,7 +110,7 @@ class NodeCore:
             case Drain():
                 if self.connected:
                     out.prompt.append(Send(DrainMessage()))
-                self.executor.drain(out)
+                self.executor.drain(self.connected, out)
             case Stop():
                 self.executor.stop(now, out)
                 if self.connected:
@@ -121,7 +121,7 @@ class NodeCore:
         if self.connected:
             self.origin.forward(out)
         self.executor.advance(now, self.connected, out)
-        if self.executor.is_drained:
+        if self.executor.is_drained(self.connected):
             out.actions.append(Drained())
         return out
 
@@ -163,6 +163,7 @@ class NodeCore:
         self.executor.link_up()
         if self.executor.draining:
             out.prompt.append(Send(DrainMessage()))
+            self.executor.give_back(out)
         self.origin.link_up(out)
         out.actions.append(Log(f"welcome by the ReverseProxy, epoch {message.epoch}"))
 
@@ -255,6 +256,7 @@ class NodeCore:
         origin.own_fields = {
             "name": self.identity.name,
             "connected": self.connected,
+            "draining": executor.draining,
             "slots": executor.slots,
             "running": info.running,
             "queued": info.queue,

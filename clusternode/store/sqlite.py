@@ -11,7 +11,7 @@ from clusternode.core.events import CancelAsked, Done, Kept, Record, Released, S
 from clusternode.core.origin import Stored
 from protocol.job import Ended
 from protocol.limits import MIB
-from runtime.database import Database
+from runtime.database import BrokenSeal, Database, seal, unseal
 
 _APPLICATION_ID = 0x45564E44  # "EVND"
 
@@ -93,20 +93,30 @@ class SqliteStore:
                 "SELECT seq, ticket, submitted_at, body, cancelled FROM tickets"
                 " WHERE outcome IS NULL ORDER BY seq"
             )
-            stored = [Stored._make(row) for row in rows]
+            stored = [
+                Stored(seq, ticket, at, unseal(body, ticket, at), cancelled)
+                for seq, ticket, at, body, cancelled in rows
+            ]
             (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM tickets").fetchone()
-            kept = connection.execute("SELECT ticket, attempt, length(report) FROM kept").fetchall()
+            kept = [
+                (ended.ticket, ended.attempt, len(_unsealed(ended).body))
+                for ended in map(Ended._make, connection.execute("SELECT * FROM kept"))
+            ]
             return stored, last + 1, kept
 
         return await self._database.read(query)
 
     async def commit(self, records: Sequence[Record]) -> None:
         """Durable, atomic and in order when it returns. Raises StorageError."""
-        submitted = [(r.seq, r.ticket, r.submitted_at, r.body) for r in records if isinstance(r, Submitted)]
+        submitted = [
+            (r.seq, r.ticket, r.submitted_at, seal(r.body, r.ticket, float(r.submitted_at)))
+            for r in records
+            if isinstance(r, Submitted)
+        ]
         cancelled = [(r.seq,) for r in records if isinstance(r, CancelAsked)]
         done = [r for r in records if isinstance(r, Done)]
         outcomes = [(r.ended.attempt, r.ended.outcome, r.seq) for r in done]
-        reports = [(r.seq, r.ended.body) for r in done]
+        reports = [(r.seq, _sealed(r.ended).body) for r in done]
         kept, released = _kept_and_released(records)
 
         def change(connection: sqlite3.Connection) -> None:
@@ -117,7 +127,7 @@ class SqliteStore:
                 "UPDATE tickets SET attempt = ?, outcome = ? WHERE seq = ? AND outcome IS NULL", outcomes
             )
             connection.executemany("INSERT OR IGNORE INTO reports VALUES (?, ?)", reports)
-            connection.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?)", kept)
+            connection.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?)", map(_sealed, kept))
             connection.executemany("DELETE FROM kept WHERE ticket = ?", released)
 
         await self._database.write(change)
@@ -155,8 +165,9 @@ class SqliteStore:
                 f"{_SELECT} WHERE seq > ? ORDER BY seq LIMIT ?",
                 (after, PAGE_ROWS),
             ):
-                rows.append(_row(found))
-                size += len(found[6] or b"")
+                row = _row(found)
+                rows.append(row)
+                size += len(row.ended.body) if row.ended is not None else 0
                 if size > PAGE_BYTES:
                     break
             return rows
@@ -171,7 +182,7 @@ class SqliteStore:
             for ticket in tickets:
                 row = connection.execute("SELECT * FROM kept WHERE ticket = ?", (ticket,)).fetchone()
                 if row is not None:
-                    results.append(Ended._make(row))
+                    results.append(_unsealed(Ended._make(row)))
             return results
 
         return await self._database.read(query)
@@ -183,7 +194,21 @@ class SqliteStore:
 def _row(found: tuple[int, str, float, bytes, int, str | None, bytes | None]) -> TicketRow:
     seq, ticket, submitted_at, body, attempt, outcome, report = found
     ended = None if outcome is None else Ended(ticket, attempt, outcome, report or b"")
+    try:
+        body = unseal(body, ticket, submitted_at)
+        ended = ended and _unsealed(ended)
+    except BrokenSeal:
+        # Its reader finds nothing that can be read, and says that of this ticket alone.
+        ended = Ended(ticket, attempt, outcome or "", b"")
     return TicketRow(seq, ticket, submitted_at, body, ended)
+
+
+def _sealed(ended: Ended) -> Ended:
+    return ended._replace(body=seal(ended.body, ended.ticket, ended.attempt, ended.outcome))
+
+
+def _unsealed(ended: Ended) -> Ended:
+    return ended._replace(body=unseal(ended.body, ended.ticket, ended.attempt, ended.outcome))
 
 
 def _kept_and_released(records: Sequence[Record]) -> tuple[list[Ended], list[tuple[str]]]:

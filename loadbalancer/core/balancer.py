@@ -158,7 +158,7 @@ class Balancer:
         node.name, node.instance, node.slots = hello.name, hello.instance, hello.slots
         node.link, node.deadline, node.heard_at, node.info = link, None, self._now, None
         node.recalled.clear()
-        node.draining = False
+        node.draining, node.asked_at = False, None
         self._links[link] = node
         self._actions.append(Accept(link, node.name))
         self._send(link, Welcome(self.balancer_id, self.epoch, self.settings.request_result_period))
@@ -285,8 +285,11 @@ class Balancer:
     def _exchange(self, node: Node) -> None:
         """REQUEST_OF_RES / RESULT / RES_REQ: whatever is still open since before the last period."""
         before = self._now - self.settings.request_result_period
-        tickets = [job.ticket for job in node.jobs.values() if job.since <= before][:REQUEST_ITEMS]
-        node.asked_at = self._now
+        tickets = []
+        if node.asked_at is None:
+            tickets = [job.ticket for job in node.jobs.values() if job.since <= before][:REQUEST_ITEMS]
+        if tickets:
+            node.asked_at = self._now
         owed = node.owed.overdue(before, self._now)
         if owed and node.link is not None:
             self._actions.append(Deliver(node.link, self._stored(node, owed), tickets))
@@ -325,7 +328,7 @@ class Balancer:
                 self._on_late_result(node, ended)
             elif ended.outcome == JobOutcome.LOST:
                 self.ledger.lose(job, crashed=True)
-            elif ended.outcome in _TRIED_AGAIN and job.failures < job.retries and not job.cancelled:
+            elif _is_tried_again(job, ended):
                 node.done += 1
                 self.ledger.fail(job)
             else:
@@ -340,6 +343,9 @@ class Balancer:
         is_late = job is not None and job.lost is not None and job.lost.get(ended.attempt) == node.node_id
         if job is None or not is_late or ended.outcome not in _REAL_ENDS or job.cancelled:
             self.ledger.counters["stale"] += 1
+            return
+        if _is_tried_again(job, ended):
+            self.ledger.counters["stale"] += 1  # it is being tried again already
             return
         self.ledger.counters["late results"] += 1
         if job.node is not None:
@@ -358,11 +364,16 @@ class Balancer:
             self._to(node, NotHere(unknown))
 
     def _on_not_here(self, node: Node, message: NotHere) -> None:
-        """The node, as an executor, was asked for these and has nothing of them."""
+        """The node, as an executor, was asked, and of these has nothing; perhaps of none.
+
+        One question at a time: an answer to an older one would take what came back, and was dispatched
+        again since, as lost.
+        """
+        asked_at, node.asked_at = node.asked_at, None
         for ticket in message.tickets:
             job = node.jobs.get(ticket)
             # What was dispatched after we asked is on its way.
-            if job is not None and job.since <= node.asked_at:
+            if job is not None and asked_at is not None and job.since <= asked_at:
                 self.ledger.lose(job, crashed=False)
 
     def _on_ack_results(self, node: Node, message: AckResults) -> None:
@@ -460,6 +471,11 @@ class Balancer:
 
 def _no_size(_: Held) -> int:
     return 0
+
+
+def _is_tried_again(job: Job, ended: Ended) -> bool:
+    may = job.failures < job.retries and not job.cancelled and not job.at_most_once
+    return may and ended.outcome in _TRIED_AGAIN
 
 
 #: Outcomes that a retry may mend, and those of an attempt that really ended.

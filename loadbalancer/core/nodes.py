@@ -52,7 +52,8 @@ class Node:
         self.owed = Delivery()
         self.info: Info | None = None
         self.heard_at = 0.0
-        self.asked_at = -1.0
+        #: When the one REQUEST_OF_RES was sent that it has not answered yet.
+        self.asked_at: float | None = None
         self.order = 0
         self.done = 0
         #: It is about to stop: nothing more goes to it.

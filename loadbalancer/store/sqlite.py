@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loadbalancer.core.jobs import Forget, Record, Row
 from loadbalancer.store import Fenced, Opened
-from runtime.database import Database
+from runtime.database import Database, seal, unseal
 
 _APPLICATION_ID = 0x45564C42  # "EVLB"
 
@@ -50,6 +50,7 @@ _UPDATE = """
         failures = ?, not_before = ?
     WHERE seq = ? AND version < ?
 """
+_SELECT_RESULT = "SELECT result, ticket, attempt, outcome FROM results JOIN jobs USING (seq) WHERE seq = ?"
 
 
 class SqliteStore:
@@ -78,7 +79,8 @@ class SqliteStore:
         def query(connection: sqlite3.Connection) -> list[Row]:
             _check_epoch(connection, epoch)
             rows = connection.execute("SELECT * FROM jobs ORDER BY seq")
-            return [Row._make((*row, None)) for row in rows]
+            found = [Row._make((*row, None)) for row in rows]
+            return [row._replace(body=unseal(row.body or b"", *_sealed_with(row))) for row in found]
 
         return await self._database.read(query)
 
@@ -101,9 +103,10 @@ class SqliteStore:
         def query(connection: sqlite3.Connection) -> dict[int, bytes]:
             found = {}
             for key in wanted:
-                row = connection.execute("SELECT result FROM results WHERE seq = ?", (key,)).fetchone()
+                row = connection.execute(_SELECT_RESULT, (key,)).fetchone()
                 if row is not None:
-                    found[key] = row[0]
+                    result, *sealed_with = row
+                    found[key] = unseal(result, *sealed_with)
             return found
 
         return await self._database.read(query)
@@ -115,6 +118,11 @@ class SqliteStore:
 def _check_epoch(connection: sqlite3.Connection, epoch: int) -> None:
     if connection.execute("SELECT epoch FROM balancer").fetchone() != (epoch,):
         raise Fenced(f"another balancer has taken this store over since epoch {epoch}")
+
+
+def _sealed_with(row: Row) -> tuple[object, ...]:
+    """What a row's body is sealed with: all that never changes."""
+    return row.ticket, row.origin, float(row.submitted_at), row.retries, bool(row.at_most_once)
 
 
 def coalesce(changes: Sequence[Record]) -> list[Record]:
@@ -148,11 +156,12 @@ def _sort(
             deletes.append((record.seq,))
             continue
         if record.body is not None:
-            inserts.append(record[:16])
+            inserts.append((*record[:15], seal(record.body, *_sealed_with(record))))
         else:
             r = record
             what = (r.version, r.state, r.attempt, r.losses, r.node, r.outcome, r.result_size)
             updates.append((*what, r.failures, r.not_before, r.seq, r.version))
         if record.result is not None:
-            results.append((record.seq, record.result))
+            result = seal(record.result, record.ticket, record.attempt, record.outcome)
+            results.append((record.seq, result))
     return inserts, updates, results, deletes

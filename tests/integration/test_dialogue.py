@@ -147,7 +147,12 @@ class TestJson:
         assert result["started_at"] <= result["finished_at"]
         assert abs(result["finished_at"] - time.time()) < 60
         assert (result["stdout_bytes"], result["stderr_bytes"]) == (4, 4)
-        assert result["job"] == {"run": "echo out; echo err >&2; exit 4", "time": None}
+        assert result["job"] == {
+            "run": "echo out; echo err >&2; exit 4",
+            "time": None,
+            "retries": 0,
+            "at_most_once": False,
+        }
 
     def test_a_result_that_is_not_there_has_the_same_keys(self, json_client: Client) -> None:
         with every_slot_taken(json_client) as running:

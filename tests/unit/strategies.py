@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 
 from protocol import messages as m
 from protocol.job import TICKET_ALPHABET, Command, Ended, Outcome, Report, Sleep
-from protocol.limits import ATTEMPT_LIMIT, NAME_LIMIT, SLEEP_LIMIT_MS, SLOTS_LIMIT, TIME_LIMIT
+from protocol.limits import (
+    ATTEMPT_LIMIT,
+    NAME_LIMIT,
+    RETRIES_LIMIT,
+    SLEEP_LIMIT_MS,
+    SLOTS_LIMIT,
+    TIME_LIMIT,
+)
 
 tickets = st.text(TICKET_ALPHABET, min_size=16, max_size=16)
 names = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=NAME_LIMIT).filter(
@@ -16,6 +23,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
 bodies = st.binary(max_size=60)
 attempts = st.integers(1, ATTEMPT_LIMIT)
 attempts_or_none = st.integers(0, ATTEMPT_LIMIT)
+retries = st.integers(0, RETRIES_LIMIT)
 counts = st.integers(0, 2**62)
 numbers = st.floats(0, 1e18, exclude_max=True)
 moments = st.floats(0, 4e9)
@@ -25,7 +33,7 @@ def tuples_of(items: st.SearchStrategy, most: int = 5) -> st.SearchStrategy:
     return st.lists(items, max_size=most).map(tuple)
 
 
-job_items = st.builds(m.JobItem, tickets, attempts_or_none, numbers, bodies)
+job_items = st.builds(m.JobItem, tickets, attempts_or_none, numbers, bodies, retries, st.booleans())
 held = st.builds(m.Held, tickets, attempts)
 held_or_asked = st.builds(m.Held, tickets, attempts_or_none)
 ended = st.builds(Ended, tickets, attempts_or_none, st.sampled_from([str(o) for o in Outcome]), bodies)
@@ -36,6 +44,8 @@ specs = st.builds(Sleep, st.integers(0, SLEEP_LIMIT_MS)) | st.builds(
     Command,
     texts.filter(lambda line: line and "\0" not in line),
     st.none() | st.floats(0, TIME_LIMIT, exclude_min=True),
+    retries,
+    st.booleans(),
 )
 reports = st.builds(
     Report,
@@ -79,6 +89,7 @@ BY_CLASS: dict[type, st.SearchStrategy] = {
     m.Drop: st.builds(m.Drop, tuples_of(held)),
     m.Query: st.builds(m.Query, counts, st.sampled_from(m.QUERIES), many_tickets),
     m.Answer: st.builds(m.Answer, counts, texts),
+    m.Drain: st.builds(m.Drain),
     m.Bye: st.builds(m.Bye),
     m.Error: st.builds(m.Error, st.integers(400, 599), texts),
 }

@@ -8,10 +8,10 @@ import pytest
 from clusternode.clients import Client, Door
 from clusternode.core.events import ClientGone, Done, Event, LinesReceived, LookUp, Submitted
 from clusternode.store.sqlite import SqliteStore
-from protocol.dialogue import BAD_NUMBER, GetResult, Status, Submit
+from protocol.dialogue import BAD_NUMBER, CancelJob, GetResult, Nodes, Stats, Status, Submit, Wait
 from protocol.job import Ended, Report, Sleep, is_ticket
 from protocol.limits import LINE_LIMIT, LINES_PER_TURN
-from protocol.replies import GOODBYE, NOT_EXECUTED, TicketIssued
+from protocol.replies import GOODBYE, NOT_EXECUTED, StatsAre, TicketIssued, UnknownTicket
 from runtime.lifecycle import Background
 
 from ..fakes import FakeTransport
@@ -214,3 +214,112 @@ async def test_getall_gives_the_other_results_where_one_cannot_be_read(
     value = json.loads((await session.type(b"json\ngetall\n")).splitlines()[1])
     assert [each["ticket"] for each in value["results"]] == [ticket(1), ticket(2)]
     assert "cannot be read" in value["results"][0]["error"]
+
+
+# --- draining ------------------------------------------------------------------------------------
+
+NO_MORE_JOBS = "This node is about to stop and takes no more jobs; others do."
+
+
+@pytest.mark.parametrize("line", [b"5\n", b"run --time 5 -- make\n", b"run --at-most-once make\n"])
+async def test_a_node_that_drains_refuses_jobs_with_one_line(session: Session, line: bytes) -> None:
+    session.door.draining = True
+    assert await session.type(line) == f"{NO_MORE_JOBS}\n".encode()
+    assert session.events == []
+    json_reply = json.dumps({"error": NO_MORE_JOBS}, separators=(",", ":"))
+    assert await session.type(b"json\n" + line) == b'{"json":true}\n' + json_reply.encode() + b"\n"
+    assert session.events == []
+
+
+async def test_a_node_that_drains_answers_questions_in_their_turn(session: Session) -> None:
+    session.door.draining = True
+    name = ticket(1)
+    said = await session.type(f"stats\n5\nwait {name}\ncancel {name}\nabcd\ngetall\n".encode())
+    assert said == b""
+    assert session.lines() == [Stats(), Wait(name), CancelJob(name)]
+    session.client.answer(0, StatsAre({}, None))
+    for number in (2, 3):
+        session.client.answer(number, UnknownTicket(name))
+    await session.rest()
+    assert session.transport.written.decode().splitlines() == [
+        "Stats: 1",
+        "balancer away",
+        ".",
+        NO_MORE_JOBS,
+        *["Result: This job could not be found on this node."] * 2,
+        "Please enter a valid number or a command (help lists them): 'abcd' is neither.",
+        "Results",
+        "",
+    ]
+
+
+async def test_jobs_taken_before_keep_their_tickets(session: Session) -> None:
+    await session.type(b"5\n")
+    session.door.draining = True
+    await session.type(b"6\n")
+    session.client.answer(0, TicketIssued("A"))
+    await session.rest()
+    assert session.transport.written.decode().splitlines() == ["Ticket ID: A", NO_MORE_JOBS]
+    assert session.lines() == [Submit(Sleep(5))]
+
+
+# --- questions behind a wait ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("awaited", [Wait(ticket(1)), CancelJob(ticket(1))], ids=["wait", "cancel"])
+async def test_questions_behind_a_wait_are_asked_when_their_turn_has_come(
+    session: Session, awaited: Wait | CancelJob
+) -> None:
+    word = "wait" if isinstance(awaited, Wait) else "cancel"
+    await session.type(f"{word} {ticket(1)}\nstatus {ticket(2)}\nnodes\n5\nr{ticket(3)}\n".encode())
+    assert session.lines() == [awaited, Submit(Sleep(5))], "a job is no question: it does not wait"
+    session.client.answer(3, TicketIssued("A"))
+    await session.rest()
+    assert len(session.lines()) == 2
+    session.client.answer(0, UnknownTicket(ticket(1)))
+    await session.rest()
+    assert session.lines()[2:] == [Status(ticket(2)), Nodes()]
+    event = session.events[-1]
+    assert isinstance(event, LinesReceived)
+    assert [line.seq for line in event.lines] == [1, 2]
+    session.client.answer(2, UnknownTicket(ticket(9)))
+    await session.rest()
+    assert len(session.lines()) == 4, "the line before it is not answered yet"
+    session.client.answer(1, UnknownTicket(ticket(2)))
+    await session.rest()
+    assert session.lines()[4:] == [GetResult(ticket(3))]
+    session.client.answer(4, UnknownTicket(ticket(3)))
+    await session.rest()
+    assert session.transport.written.decode().splitlines().index("Ticket ID: A") == 3
+    # All waits are over: a question is asked at once again.
+    await session.type(b"stats\n")
+    assert session.lines()[5:] == [Stats()]
+
+
+async def test_a_question_behind_two_waits_waits_for_both(session: Session) -> None:
+    await session.type(f"wait {ticket(1)}\nstatus {ticket(3)}\nwait {ticket(2)}\n".encode())
+    await session.type(f"json\nstatus {ticket(4)}\nexit\n".encode())
+    waits = [Wait(ticket(1)), Wait(ticket(2))]
+    assert session.lines() == waits
+    session.client.answer(2, UnknownTicket(ticket(2)))
+    session.client.answer(0, UnknownTicket(ticket(1)))
+    await session.rest()
+    assert session.lines() == [*waits, Status(ticket(3))]
+    session.client.answer(1, UnknownTicket(ticket(3)))
+    await session.rest()
+    assert session.lines() == [*waits, Status(ticket(3)), Status(ticket(4))]
+    event = session.events[-1]
+    assert isinstance(event, LinesReceived)
+    assert [line.as_json for line in event.lines] == [True]
+    assert not session.transport.closed, "a reply is owed"
+    session.client.answer(4, UnknownTicket(ticket(4)))
+    await session.rest()
+    assert session.transport.closed == "close"
+
+
+async def test_questions_of_a_client_that_leaves_are_not_asked(session: Session) -> None:
+    await session.type(f"wait {ticket(1)}\nstatus {ticket(2)}\n".encode())
+    session.client.connection_lost(None)
+    session.client.answer(0, UnknownTicket(ticket(1)))
+    await session.rest()
+    assert session.lines() == [Wait(ticket(1))]

@@ -13,6 +13,8 @@ from clusternode.core.events import (
     CommandEnded,
     Disconnect,
     Done,
+    Drain,
+    Drained,
     FromBalancer,
     Kept,
     Kill,
@@ -57,6 +59,7 @@ from protocol.messages import (
     Welcome,
 )
 from protocol.messages import Answer as BalancerAnswer
+from protocol.messages import Drain as DrainMessage
 from protocol.replies import CancelOf, JobView, NodesAre, ResultOf, StatsAre, StatusOf, TicketIssued
 
 M = TypeVar("M")
@@ -510,3 +513,176 @@ def test_a_stop_ends_commands_keeps_results_and_says_goodbye() -> None:
     assert sorted(kill.ticket for kill in bench.did(Kill)) == [ticket(0), ticket(2)]
     assert bench.sent(Bye)
     assert [type(record) for record in out.records] in ([], [Kept])
+
+
+# --- draining ------------------------------------------------------------------------------------
+
+
+def test_a_node_that_drains_says_so_gives_back_what_waits_and_lets_what_runs_end() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.give(Command("a"), Command("b"), Command("c"))
+    out = bench.step(Drain())
+    assert out.prompt == [
+        Send(DrainMessage()),
+        Send(Returned([Held(ticket(1), 1), Held(ticket(2), 1)])),
+    ]
+    assert not bench.did(Kill)
+    assert not bench.did(Drained), "one runs"
+    bench.step(CommandEnded(ticket(0), 1, 1.0, 2.0, 0))
+    assert bench.sent(Result)[0].results[0][:3] == (ticket(0), 1, "succeeded")
+    assert not bench.did(Spawn)
+    assert not bench.did(Drained), "its result is not acknowledged"
+    bench.hear(AckResults([Held(ticket(0), 1)]))
+    assert bench.did(Drained)
+
+
+def test_a_node_with_nothing_to_do_is_drained_at_once() -> None:
+    bench = Bench()
+    bench.connect()
+    assert not bench.did(Drained)
+    bench.step(Drain())
+    assert bench.sent(DrainMessage)
+    assert not bench.sent(Returned)
+    assert bench.did(Drained)
+
+
+def test_a_sleep_runs_to_its_end_while_the_node_drains() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.give(Sleep(500))
+    bench.step(Drain())
+    bench.step(Tick(), after=0.5)
+    assert bench.sent(Result)[0].results[0].outcome == "succeeded"
+    bench.hear(AckResults([Held(ticket(0), 1)]))
+    assert bench.did(Drained)
+
+
+@pytest.mark.parametrize("message", [Cancel([Held(ticket(0), 1)]), Drop([Held(ticket(0), 1)])])
+def test_what_runs_while_the_node_drains_can_be_ended(message: Any) -> None:
+    bench = Bench()
+    bench.connect()
+    bench.give(Command("a"))
+    bench.step(Drain())
+    bench.hear(message)
+    assert bench.did(Kill) == [Kill(ticket(0), 1)]
+    bench.step(CommandEnded(ticket(0), 1, 1.0, 2.0, 143))
+    bench.hear(AckResults([Held(ticket(0), 1)]))
+    assert bench.did(Drained)
+
+
+def test_results_of_before_are_waited_for_too_and_only_the_acknowledgement_ends_that() -> None:
+    bench = Bench(kept=[(ticket(50), 3, 100)])
+    bench.connect()
+    bench.give(Sleep(0))
+    bench.step(Drain())
+    bench.hear(AckResults([Held(ticket(0), 1)]))
+    assert not bench.did(Drained)
+    bench.hear(AckResults([Held(ticket(50), 2)]))
+    assert not bench.did(Drained), "that was another attempt"
+    bench.hear(AckResults([Held(ticket(50), 3)]))
+    assert bench.did(Drained)
+
+
+def test_jobs_that_come_while_a_node_drains_go_straight_back() -> None:
+    bench = Bench(slots=4)
+    bench.connect()
+    bench.give(Command("a"))
+    bench.step(Drain())
+    bench.give(Command("a"), Command("b"), Sleep(0))
+    assert bench.sent(Returned) == [Returned([Held(ticket(1), 1), Held(ticket(2), 1)])]
+    assert not bench.did(Spawn)
+    assert not bench.sent(Result)
+    assert not bench.core.executor.queue
+    bench.hear(RequestOfRes([ticket(1)]))
+    assert bench.sent(NotHere) == [NotHere([ticket(1)])]
+
+
+def test_a_recall_is_answered_while_a_node_drains() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.give(Command("a"), Command("b"))
+    bench.step(Drain())
+    bench.hear(Recall([Held(ticket(1), 1)]))
+    assert bench.sent(Returned) == [Returned([])]
+
+
+def test_a_stop_after_the_time_to_drain_ends_what_still_runs_and_says_goodbye_last() -> None:
+    bench = Bench(slots=2)
+    bench.connect()
+    bench.give(Command("a"), Sleep(10_000), Command("c"))
+    bench.step(Drain())
+    out = bench.step(Stop())
+    assert out.prompt == [Kill(ticket(0), 1)]
+    assert out.actions == [Send(Bye())]
+    bench.step(CommandEnded(ticket(0), 1, 1.0, 2.0, 143))
+    assert not bench.sent(Result), "it runs again elsewhere"
+
+
+def test_a_stop_keeps_the_results_that_nobody_acknowledged() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.give(Sleep(0))
+    (result,) = bench.sent(Result)
+    bench.step(Drain())
+    out = bench.step(Stop())
+    assert out.records == [Kept(result.results[0])]
+
+
+def test_a_welcome_while_a_node_drains_is_answered_with_drain() -> None:
+    bench = Bench()
+    bench.connect()
+    assert not bench.sent(DrainMessage)
+    bench.give(Command("a"))
+    bench.step(Drain())
+    bench.step(LinkDown())
+    bench.step(LinkUp())
+    (hello,) = bench.sent(Hello)
+    assert hello.running == (Held(ticket(0), 1),)
+    assert not bench.sent(DrainMessage), "nothing but hello is said before the welcome"
+    bench.hear(Welcome("lb", 2, 3.0))
+    assert bench.out.prompt[0] == Send(DrainMessage())
+    bench.give(Command("b"))
+    assert not bench.did(Spawn)
+
+
+def test_a_node_without_a_balancer_is_drained_when_nothing_runs_and_keeps_its_results() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.give(Command("a"))
+    bench.step(LinkDown())
+    bench.step(Drain())
+    assert not bench.sent(DrainMessage)
+    assert not bench.did(Drained)
+    out = bench.step(CommandEnded(ticket(0), 1, 1.0, 2.0, 0))
+    assert [type(record) for record in out.records] == [Kept]
+    assert out.actions == [Drained()], "not prompt: the result is on disk before"
+
+
+def test_a_balancer_that_is_back_in_time_gets_the_results_of_a_node_that_drains() -> None:
+    bench = Bench(slots=2)
+    bench.connect()
+    bench.give(Command("a"), Command("b"))
+    bench.step(LinkDown())
+    bench.step(Drain())
+    bench.step(CommandEnded(ticket(0), 1, 1.0, 2.0, 0))
+    bench.connect(epoch=2)
+    assert bench.sent(DrainMessage)
+    assert bench.did(SendKept) == [SendKept([ticket(0)], ())]
+    bench.hear(AckResults([Held(ticket(0), 1)]))
+    assert not bench.did(Drained), "one runs"
+    bench.step(CommandEnded(ticket(1), 1, 1.0, 2.0, 0))
+    assert not bench.did(Drained)
+    bench.hear(AckResults([Held(ticket(1), 1)]))
+    assert bench.did(Drained)
+
+
+def test_a_node_that_drains_shows_it_when_it_alone_can_be_asked() -> None:
+    bench = Bench()
+    shown = []
+    for event in (Tick(), Drain()):
+        bench.step(event)
+        bench.ask(Nodes())
+        (reply,) = bench.replies()
+        shown.append([node["draining"] for node in reply.nodes])
+    assert shown == [[False], [True]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
@@ -19,14 +21,18 @@ from loadbalancer.core.events import (
     Tick,
 )
 from loadbalancer.core.jobs import Forget, Row, State
+from loadbalancer.core.jobs import Job as JobOfBalancer
+from loadbalancer.core.ledger import LOST_REMEMBERED
 from loadbalancer.core.settings import Settings
 from protocol.job import Ended, Report, Sleep, unpack_report
 from protocol.limits import INFO_PERIOD, LINK_TIMEOUT
 from protocol.messages import (
     AckJobs,
     AckResults,
+    Answer,
     Bye,
     Cancel,
+    Drain,
     Drop,
     Error,
     Held,
@@ -35,6 +41,7 @@ from protocol.messages import (
     Job,
     JobItem,
     NotHere,
+    Query,
     Recall,
     Refuse,
     RequestOfRes,
@@ -58,13 +65,14 @@ def ended(number: int, attempt: int = 1, outcome: str = "succeeded") -> Ended:
 
 
 class Bench:
-    """A balancer, its clock, and every record so far."""
+    """A balancer, its clock, every record so far and every job that it gave away."""
 
-    def __init__(self, rows: list[Row] | None = None, **settings: Any) -> None:
-        self.now = 1000.0
+    def __init__(self, rows: list[Row] | None = None, now: float = 1000.0, **settings: Any) -> None:
+        self.now = now
         self.core = Balancer(Settings(**settings), "lb", 1, rows or [], self.now)
         self.records: list[Any] = []
         self.actions: list[Any] = []
+        self.dispatched: list[tuple[str, int]] = []
 
     def step(self, event: Any, after: float = 0.0) -> Outcome:
         self.now += after
@@ -72,6 +80,7 @@ class Bench:
         check_ledger(self.core)
         self.records += outcome.records
         self.actions = outcome.prompt + outcome.actions
+        self.dispatched += [(item.ticket, item.attempt) for job in self.sent(Job) for item in job.jobs]
         return outcome
 
     def join(self, link: int, slots: int = 1, **hello: Any) -> Outcome:
@@ -81,11 +90,44 @@ class Bench:
     def say(self, link: int, message: Any, after: float = 0.0) -> Outcome:
         return self.step(MessageReceived(link, message), after)
 
-    def submit(self, link: int, *numbers: int) -> Outcome:
-        return self.say(link, Job([JobItem(ticket(n), 0, self.now, BODY) for n in numbers]))
+    def submit(self, link: int, *numbers: int, retries: int = 0, at_most_once: bool = False) -> Outcome:
+        items = [JobItem(ticket(n), 0, self.now, BODY, retries, at_most_once) for n in numbers]
+        return self.say(link, Job(items))
 
     def tick(self, after: float) -> Outcome:
         return self.step(Tick(), after)
+
+    def pass_time(self, seconds: float, *links: int) -> None:
+        """So long, with every tick, while these nodes are heard of."""
+        for _ in range(int(seconds / INFO_PERIOD)):
+            for link in links:
+                self.say(link, Info(0, 0, 1, 0.0, 0))
+            self.tick(INFO_PERIOD)
+
+    def tick_at(self, moment: float) -> Outcome:
+        self.now = moment
+        return self.tick(0.0)
+
+    def rows(self) -> list[Row]:
+        """What is in the store by now, as a restart loads it."""
+        rows: dict[int, Row] = {}
+        for record in self.records:
+            if isinstance(record, Forget):
+                del rows[record.seq]
+                continue
+            assert isinstance(record, Row)
+            body = record.body if record.body is not None else rows[record.seq].body
+            rows[record.seq] = record._replace(body=body, result=None)
+        return list(rows.values())
+
+    def restarted(self, after: float = 0.0, **settings: Any) -> Bench:
+        return Bench(self.rows(), self.now + after, **settings)
+
+    def job(self, number: int = 1) -> JobOfBalancer:
+        return self.core.ledger.jobs[ticket(number)]
+
+    def stale(self) -> int:
+        return self.core.ledger.counters["stale"]
 
     def sent(self, kind: type[M], link: int | None = None) -> list[M]:
         """What the last step sent of that kind."""
@@ -455,12 +497,7 @@ def test_a_restart_finds_every_job_where_it_was() -> None:
     bench.join(1)
     bench.submit(1, *range(300))
     bench.say(1, Result([ended(0)]))
-    rows: dict[int, Row] = {}
-    for row in bench.records:
-        assert isinstance(row, Row)
-        body = row.body if row.body is not None else rows[row.seq].body
-        rows[row.seq] = row._replace(body=body, result=None)
-    again = Bench(list(rows.values()))
+    again = bench.restarted()
     ledger = again.core.ledger
     assert len(ledger.jobs) == 300
     assert len(ledger.nodes["id1"].jobs) == 256
@@ -469,3 +506,526 @@ def test_a_restart_finds_every_job_where_it_was() -> None:
     again.join(2)
     assert len(again.given(2)) == 43, "what no node can hold is dispatched at once"
     assert len(ledger.nodes["id1"].jobs) == 256, "the rest waits for its node"
+
+
+# --- retries -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outcome", ["failed", "timed-out"])
+def test_what_failed_is_tried_again_ever_later_and_the_last_failure_is_the_outcome(outcome: str) -> None:
+    bench = Bench()
+    bench.join(1)
+    bench.submit(1, 1, retries=12)
+    delays = []
+    for attempt in range(1, 13):
+        assert bench.given(1) == [(ticket(1), attempt)]
+        out = bench.say(1, Result([ended(1, attempt, outcome)]))
+        assert bench.sent(AckResults, 1) == [AckResults([Held(ticket(1), attempt)])]
+        assert not bench.sent(Result), "its origin hears of the outcome alone"
+        (row,) = out.records
+        assert isinstance(row, Row)
+        assert (row.state, row.attempt, row.failures) == (State.DELAYED, attempt + 1, attempt)
+        assert (row.node, row.outcome, row.result) == (None, "", None)
+        due = bench.core.ledger.next_retry()
+        assert due is not None
+        assert row.not_before == due
+        assert bench.core.next_deadline() <= due
+        delays.append(due - bench.now)
+        bench.say(1, Info(0, 0, 1, 0.0, 0), after=delays[-1] - 0.001)
+        assert not bench.sent(Job)
+        assert bench.core.next_deadline() <= due
+        bench.tick_at(due)
+    assert delays == pytest.approx([1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300])
+    assert bench.given(1) == [(ticket(1), 13)]
+    last = ended(1, 13, outcome)
+    (row,) = bench.say(1, Result([last])).records
+    assert isinstance(row, Row)
+    assert (row.state, row.outcome, row.attempt, row.result) == (State.DONE, outcome, 13, last.body)
+    assert bench.sent(Result, 1) == [Result([last])]
+    counters = bench.core.ledger.counters
+    assert (counters["retried"], counters[outcome], counters["lost attempts"]) == (12, 1, 0)
+    assert bench.stale() == 0
+
+
+def test_a_retry_that_succeeds_is_the_outcome() -> None:
+    bench = Bench()
+    bench.join(1)
+    bench.submit(1, 1, retries=5)
+    bench.say(1, Result([ended(1, outcome="failed")]))
+    bench.tick(1.0)
+    bench.say(1, Result([ended(1, 2)]))
+    assert bench.sent(Result, 1) == [Result([ended(1, 2)])]
+    assert (bench.job().outcome, bench.job().attempt) == ("succeeded", 2)
+    bench.pass_time(10.0, 1)
+    assert bench.dispatched == [(ticket(1), 1), (ticket(1), 2)]
+
+
+@pytest.mark.parametrize("outcome", ["succeeded", "cancelled"])
+def test_what_did_not_fail_is_not_tried_again(outcome: str) -> None:
+    bench = Bench()
+    bench.join(1)
+    bench.submit(1, 1, retries=5)
+    bench.say(1, Result([ended(1, outcome=outcome)]))
+    assert bench.job().outcome == outcome
+
+
+def test_a_job_that_is_to_be_cancelled_is_not_tried_again() -> None:
+    bench = Bench()
+    bench.join(1)
+    bench.submit(1, 1, retries=5)
+    bench.say(1, Cancel([Held(ticket(1), 0)]))
+    bench.say(1, Result([ended(1, outcome="failed")]))
+    assert bench.job().outcome == "failed"
+
+
+def test_a_retry_goes_to_whoever_is_least_loaded_behind_what_waits() -> None:
+    bench = Bench(eager=False, dispatch_period=5.0)
+    bench.join(1)
+    bench.submit(1, 1, retries=1)
+    bench.tick(5.0)
+    bench.say(1, Result([ended(1, outcome="failed")]))
+    bench.submit(1, 2)
+    bench.pass_time(5.0, 1)
+    assert bench.dispatched == [(ticket(1), 1), (ticket(2), 1), (ticket(1), 2)]
+
+
+def test_a_repeated_result_of_a_failed_attempt_is_stale() -> None:
+    bench = Bench()
+    bench.join(1)
+    bench.submit(1, 1, retries=1)
+    failed = Result([ended(1, outcome="failed")])
+    bench.say(1, failed)
+    due = bench.core.ledger.next_retry()
+    out = bench.say(1, failed, after=0.5)
+    assert not out.records
+    assert bench.sent(AckResults, 1) == [AckResults([Held(ticket(1), 1)])]
+    assert (bench.stale(), bench.core.ledger.next_retry()) == (1, due)
+    bench.tick(0.5)
+    assert bench.given(1) == [(ticket(1), 2)]
+    assert not bench.say(1, failed).records
+    assert bench.stale() == 2
+    assert (bench.job().state, bench.job().attempt, bench.job().failures) == (State.ASSIGNED, 2, 1)
+
+
+def test_a_delayed_job_is_cancelled_at_once() -> None:
+    bench = Bench()
+    bench.join(1)
+    bench.submit(1, 1, 2, retries=5)
+    bench.say(1, Result([ended(1, outcome="failed"), ended(2, outcome="failed")]))
+    assert bench.core.ledger.delayed == 2
+    bench.say(1, Cancel([Held(ticket(1), 0)]))
+    (result,) = bench.sent(Result, 1)
+    assert [each[:3] for each in result.results] == [(ticket(1), 2, "cancelled")]
+    assert bench.core.ledger.delayed == 1
+    bench.pass_time(5.0, 1)
+    assert bench.dispatched[2:] == [(ticket(2), 2)]
+    assert bench.core.ledger.next_retry() is None
+
+
+def test_a_delayed_job_is_queued_to_who_asks() -> None:
+    bench = Bench()
+    bench.join(1)
+    bench.submit(1, 1, retries=1)
+    bench.say(1, Result([ended(1, outcome="failed")]))
+    bench.say(1, Query(7, "status", (ticket(1),)))
+    (answer,) = bench.sent(Answer, 1)
+    assert json.loads(answer.text) == {ticket(1): ["queued", 2, None, None]}
+    stats = bench.core.stats()
+    assert (stats["delayed"], stats["queued"], stats["retried"]) == (1, 0, 1)
+
+
+def test_a_restart_keeps_a_delayed_job_delayed_and_its_failures_counted() -> None:
+    bench = Bench()
+    bench.join(1)
+    bench.submit(1, 1, retries=2)
+    bench.say(1, Result([ended(1, outcome="failed")]))
+    bench.tick(1.0)
+    bench.say(1, Result([ended(1, 2, "failed")]))
+    due = bench.core.ledger.next_retry()
+    assert due == pytest.approx(bench.now + 2.0)
+    again = bench.restarted(after=0.5)
+    assert (again.job().state, again.core.ledger.delayed) == (State.DELAYED, 1)
+    assert again.core.ledger.next_retry() == due
+    assert again.core.next_deadline() <= due
+    again.join(1)
+    assert not again.sent(Job)
+    again.tick_at(due)
+    assert again.given(1) == [(ticket(1), 3)]
+    again.say(1, Result([ended(1, 3, "failed")]))
+    assert again.job().outcome == "failed", "the two retries are used up"
+
+
+def test_a_delay_that_ended_during_a_restart_is_over() -> None:
+    bench = Bench()
+    bench.join(1)
+    bench.submit(1, 1, retries=2)
+    bench.say(1, Result([ended(1, outcome="failed")]))
+    again = bench.restarted(after=60.0)
+    again.join(1)
+    assert again.given(1) == [(ticket(1), 2)]
+    assert again.job().not_before == 0.0
+
+
+def test_losses_use_up_no_retries_and_failures_are_no_crashes() -> None:
+    bench = Bench(crash_limit=3)
+    bench.join(1)
+    bench.submit(1, 1, retries=2)
+    for attempt, life in ((1, 2), (2, 3)):
+        assert bench.job().attempt == attempt
+        bench.step(LinkLost(life - 1))
+        bench.join(life, node_id="id1", instance=str(life), name="n1")
+    assert (bench.job().losses, bench.job().failures) == (2, 0)
+    for attempt, delay in ((3, 1.0), (4, 2.0)):
+        assert bench.given(3) == [(ticket(1), attempt)]
+        bench.say(3, Result([ended(1, attempt, "failed")]))
+        assert bench.job().state is State.DELAYED
+        bench.tick(delay)
+    assert (bench.job().losses, bench.job().failures) == (2, 2)
+    assert bench.given(3) == [(ticket(1), 5)]
+    bench.say(3, Result([ended(1, 5, "failed")]))
+    assert bench.job().outcome == "failed"
+    assert bench.core.ledger.counters["lost attempts"] == 2
+
+
+def test_one_crash_too_many_ends_a_job_whatever_retries_it_has() -> None:
+    bench = Bench(crash_limit=1)
+    bench.join(1)
+    bench.submit(1, 1, retries=5)
+    bench.say(1, Result([ended(1, outcome="lost")]))
+    assert bench.job().outcome == "lost"
+
+
+# --- at most once --------------------------------------------------------------------------------
+
+
+def reason_of(bench: Bench, number: int = 1) -> str:
+    """Why the job ended, as it was recorded."""
+    (body,) = [
+        r.result for r in bench.records if isinstance(r, Row) and r.ticket == ticket(number) and r.result
+    ]
+    return unpack_report(body).reason
+
+
+def away_for_too_long(bench: Bench) -> None:
+    bench.step(LinkLost(1))
+    bench.pass_time(9.0, 2)
+    assert bench.job().outcome == "", "it may come back yet"
+    bench.pass_time(3.0, 2)
+
+
+def restarted_without_it(bench: Bench) -> None:
+    bench.step(LinkLost(1))
+    bench.join(3, node_id="id1", instance="new", name="n1")
+
+
+def back_without_it(bench: Bench) -> None:
+    bench.step(LinkLost(1))
+    bench.join(3, node_id="id1", instance="i1", name="n1")
+
+
+def worker_lost(bench: Bench) -> None:
+    bench.say(1, Result([ended(1, outcome="lost")]))
+
+
+def not_there_when_asked(bench: Bench) -> None:
+    bench.tick(3.0)
+    bench.say(1, NotHere([ticket(1)]))
+
+
+def goodbye(bench: Bench) -> None:
+    bench.say(1, Bye())
+
+
+WAYS_TO_LOSE = [
+    away_for_too_long,
+    restarted_without_it,
+    back_without_it,
+    worker_lost,
+    not_there_when_asked,
+    goodbye,
+]
+
+
+@pytest.mark.parametrize("has_started", [False, True])
+@pytest.mark.parametrize("lose", WAYS_TO_LOSE, ids=lambda way: way.__name__)
+def test_a_job_that_runs_at_most_once_ends_as_lost_with_its_node(
+    lose: Callable[[Bench], None], has_started: bool
+) -> None:
+    bench = Bench(node_grace_period=10.0)
+    bench.join(1)
+    bench.join(2)
+    bench.submit(2, 1, at_most_once=True)
+    assert bench.given(1) == [(ticket(1), 1)]
+    if has_started:
+        bench.say(1, Started([Held(ticket(1), 1)]))
+    lose(bench)
+    assert (bench.job().outcome, bench.job().attempt) == ("lost", 1)
+    assert reason_of(bench) == ("its node was lost, and whether it had started is not known (--at-most-once)")
+    assert list(bench.core.ledger.nodes["id2"].undelivered) == [ticket(1)]
+    bench.join(9)
+    bench.pass_time(20.0, 2, 9)
+    assert bench.dispatched == [(ticket(1), 1)]
+
+
+def test_a_restart_of_the_balancer_keeps_a_job_at_most_once() -> None:
+    bench = Bench()
+    bench.join(1)
+    bench.submit(1, 1, at_most_once=True)
+    again = bench.restarted()
+    again.join(1, held=(Held(ticket(1), 1),))
+    assert again.job().outcome == ""
+    again.step(LinkLost(1))
+    again.join(2, node_id="id1", instance="new", name="n1")
+    assert again.job().outcome == "lost"
+    assert not again.dispatched
+
+
+def test_a_job_at_most_once_that_never_started_moves_on() -> None:
+    bench = Bench()
+    bench.join(1)
+    bench.submit(1, *range(4), at_most_once=True)
+    bench.join(2)
+    bench.tick(0.2)
+    (recall,) = bench.sent(Recall, 1)
+    bench.say(1, Returned(recall.jobs))
+    assert sorted(bench.given(2)) == [(ticket(2), 1), (ticket(3), 1)]
+    for link, number in ((1, 0), (1, 1), (2, 2), (2, 3)):
+        bench.say(link, Result([ended(number)]))
+        assert bench.job(number).outcome == "succeeded"
+
+
+def test_a_job_at_most_once_that_is_cancelled_and_lost_is_cancelled() -> None:
+    bench = Bench()
+    bench.join(1)
+    bench.submit(1, 1, at_most_once=True)
+    bench.say(1, Cancel([Held(ticket(1), 0)]))
+    bench.step(LinkLost(1))
+    assert bench.job().outcome == "cancelled"
+
+
+# --- late results --------------------------------------------------------------------------------
+
+
+def thought_lost(**job: Any) -> Bench:
+    """Attempt 1 on node id1 was thought lost, attempt 2 is on node 2; id1 is back on link 4, done with it."""
+    bench = Bench(node_grace_period=1.0)
+    bench.join(1)
+    bench.submit(1, 1, **job)
+    bench.step(LinkLost(1))
+    bench.join(2)
+    bench.tick(INFO_PERIOD)
+    assert bench.given(2) == [(ticket(1), 2)]
+    bench.join(4, node_id="id1", instance="i1", name="n1", finished=(Held(ticket(1), 1),))
+    assert not bench.sent(Drop)
+    return bench
+
+
+@pytest.mark.parametrize("outcome", ["succeeded", "failed", "timed-out"])
+def test_a_late_result_is_the_outcome_and_the_other_attempt_is_dropped(outcome: str) -> None:
+    bench = thought_lost()
+    late = ended(1, 1, outcome)
+    (row,) = bench.say(4, Result([late])).records
+    assert isinstance(row, Row)
+    assert (row.state, row.outcome, row.attempt, row.node) == (State.DONE, outcome, 1, None)
+    assert row.result == late.body
+    assert bench.sent(Drop, 2) == [Drop([Held(ticket(1), 2)])]
+    assert bench.sent(AckResults, 4) == [AckResults([Held(ticket(1), 1)])]
+    assert bench.sent(Result, 4) == [Result([late])]
+    assert (bench.core.ledger.counters["late results"], bench.stale()) == (1, 0)
+    # It was too late to drop it: the second result is stale.
+    assert not bench.say(2, Result([ended(1, 2)])).records
+    assert bench.sent(AckResults, 2) == [AckResults([Held(ticket(1), 2)])]
+    assert not bench.sent(Result)
+    assert (bench.job().outcome, bench.stale()) == (outcome, 1)
+    assert bench.core.ledger.counters["late results"] == 1
+
+
+@pytest.mark.parametrize("outcome", ["lost", "cancelled"])
+def test_a_late_result_of_what_did_not_really_end_is_stale(outcome: str) -> None:
+    bench = thought_lost()
+    assert not bench.say(4, Result([ended(1, 1, outcome)])).records
+    assert not bench.sent(Drop)
+    assert (bench.job().outcome, bench.job().attempt, bench.stale()) == ("", 2, 1)
+
+
+def test_a_late_result_from_a_node_that_never_had_that_attempt_is_stale() -> None:
+    bench = thought_lost()
+    bench.join(3)
+    for link in (2, 3):
+        assert not bench.say(link, Result([ended(1, 1)])).records
+        assert not bench.sent(Drop)
+    assert not bench.say(4, Result([ended(1, 3)])).records, "nor an attempt that there never was"
+    assert bench.stale() == 3
+    assert bench.core.ledger.counters["late results"] == 0
+    bench.say(2, Result([ended(1, 2)]))
+    assert (bench.job().outcome, bench.job().attempt) == ("succeeded", 2)
+
+
+def test_no_late_result_changes_an_outcome() -> None:
+    bench = thought_lost()
+    bench.say(2, Result([ended(1, 2, "failed")]))
+    assert not bench.say(4, Result([ended(1, 1)])).records
+    assert not bench.sent(Result)
+    assert (bench.job().outcome, bench.job().attempt, bench.stale()) == ("failed", 2, 1)
+
+
+def test_a_job_at_most_once_that_ended_as_lost_stays_lost() -> None:
+    bench = Bench(node_grace_period=1.0)
+    bench.join(1)
+    bench.submit(1, 1, at_most_once=True)
+    bench.step(LinkLost(1))
+    bench.pass_time(2.0)
+    assert bench.job().outcome == "lost"
+    bench.join(4, node_id="id1", instance="i1", name="n1", finished=(Held(ticket(1), 1),))
+    assert not bench.say(4, Result([ended(1)])).records
+    assert (bench.job().outcome, bench.stale()) == ("lost", 1)
+
+
+def test_a_late_result_of_a_job_that_is_to_be_cancelled_is_stale() -> None:
+    bench = thought_lost()
+    bench.say(4, Cancel([Held(ticket(1), 0)]))
+    assert not bench.say(4, Result([ended(1, 1)])).records
+    bench.say(2, Result([ended(1, 2, "cancelled")]))
+    assert bench.job().outcome == "cancelled"
+
+
+def test_a_late_failure_does_not_end_a_job_that_is_being_tried_again() -> None:
+    bench = thought_lost(retries=1)
+    assert not bench.say(4, Result([ended(1, 1, "failed")])).records
+    assert not bench.sent(Drop)
+    assert (bench.job().attempt, bench.job().failures, bench.stale()) == (2, 0, 1)
+    bench.say(2, Result([ended(1, 2)]))
+    assert bench.job().outcome == "succeeded"
+
+
+def test_a_late_success_ends_a_job_that_is_delayed() -> None:
+    bench = thought_lost(retries=1)
+    bench.say(2, Result([ended(1, 2, "failed")]))
+    assert bench.job().state is State.DELAYED
+    bench.say(4, Result([ended(1, 1)]))
+    assert (bench.job().outcome, bench.job().attempt) == ("succeeded", 1)
+    assert not bench.sent(Drop)
+    bench.pass_time(5.0, 2, 4)
+    assert bench.dispatched == [(ticket(1), 1), (ticket(1), 2)]
+
+
+def test_a_late_result_ends_a_job_that_waits() -> None:
+    bench = Bench(node_grace_period=1.0, eager=False, dispatch_period=5.0)
+    bench.join(1)
+    bench.submit(1, 1)
+    bench.tick(5.0)
+    bench.step(LinkLost(1))
+    bench.pass_time(2.0)
+    assert (bench.job().state, bench.job().attempt) == (State.QUEUED, 2)
+    bench.join(4, node_id="id1", instance="i1", name="n1", finished=(Held(ticket(1), 1),))
+    bench.say(4, Result([ended(1, 1)]))
+    assert bench.job().outcome == "succeeded"
+    assert bench.core.ledger.waiting == 0
+    bench.pass_time(10.0, 4)
+    assert bench.dispatched == [(ticket(1), 1)]
+
+
+def test_a_late_result_from_the_node_that_has_the_next_attempt_drops_that() -> None:
+    bench = Bench(request_result_period=3.0)
+    bench.join(1)
+    bench.submit(1, 1)
+    bench.tick(3.0)
+    bench.say(1, NotHere([ticket(1)]))
+    assert bench.given(1) == [(ticket(1), 2)]
+    bench.say(1, Result([ended(1, 1)]))
+    assert bench.sent(Drop, 1) == [Drop([Held(ticket(1), 2)])]
+    assert bench.job().outcome == "succeeded"
+
+
+@pytest.mark.parametrize(("attempt", "counts"), [(1, False), (2, False), (3, True), (10, True)])
+def test_so_many_lost_attempts_are_remembered(attempt: int, counts: bool) -> None:
+    bench = Bench(request_result_period=3.0)
+    bench.join(1)
+    bench.submit(1, 1)
+    for _ in range(LOST_REMEMBERED + 2):
+        bench.tick(3.0)
+        bench.say(1, NotHere([ticket(1)]))
+    assert bench.job().attempt == 11
+    bench.say(1, Result([ended(1, attempt)]))
+    assert bench.job().outcome == ("succeeded" if counts else "")
+
+
+# --- draining ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eager", [True, False])
+def test_a_draining_node_gets_no_job(eager: bool) -> None:
+    bench = Bench(eager=eager, dispatch_period=5.0)
+    bench.join(1)
+    bench.join(2)
+    bench.say(1, Drain())
+    bench.submit(2, *range(6))
+    bench.tick(5.0)
+    bench.submit(1, 6)
+    bench.tick(5.0)
+    assert bench.held() == [0, 7]
+    assert len(bench.dispatched) == 7
+
+
+def test_a_draining_node_has_no_share_in_evening_out() -> None:
+    bench = Bench(dispatch_period=5.0)
+    bench.join(1)
+    bench.submit(1, *range(9))
+    bench.say(1, Drain())
+    for link in (2, 3):
+        bench.join(link)
+        for after in (0.2, 5.0):
+            bench.tick(after)
+            assert not bench.sent(Recall), "it gives back what waits on its own"
+    bench.submit(2, *range(10, 20))
+    bench.say(3, Drain())
+    bench.join(4)
+    bench.tick(0.2)
+    (recall,) = bench.sent(Recall)
+    assert len(recall.jobs) == 2, "the five of node 2 are evened out between it and node 4"
+    bench.say(2, Returned(recall.jobs))
+    assert bench.held() == [9, 3, 5, 2]
+
+
+def test_what_a_draining_node_returns_goes_to_others_and_what_it_finishes_counts() -> None:
+    bench = Bench()
+    bench.join(1)
+    bench.submit(1, *range(5))
+    bench.say(1, Drain())
+    bench.say(1, Returned([Held(ticket(n), 1) for n in range(1, 5)]))
+    assert not bench.sent(Job), "there is nobody else"
+    assert bench.core.ledger.waiting == 4
+    bench.join(2)
+    assert bench.given(2) == [(ticket(n), 1) for n in range(1, 5)]
+    bench.say(1, Result([ended(0)]))
+    assert bench.job(0).outcome == "succeeded"
+    assert bench.held() == [0, 4]
+
+
+def test_a_node_that_drains_with_a_recall_on_its_way_is_not_waited_for() -> None:
+    bench = Bench()
+    bench.join(1)
+    bench.submit(1, *range(6))
+    bench.join(2)
+    bench.tick(0.2)
+    assert bench.sent(Recall, 1)
+    bench.say(1, Drain())
+    bench.say(1, Returned([Held(ticket(n), 1) for n in range(1, 6)]))
+    bench.say(1, Returned([]))
+    bench.join(3)
+    bench.tick(0.2)
+    (recall,) = bench.sent(Recall, 2)
+    assert len(recall.jobs) == 2
+
+
+def test_nodes_are_shown_as_draining_until_they_say_hello_anew() -> None:
+    bench = Bench()
+    bench.join(1)
+    bench.say(1, Drain())
+    assert bench.core.ledger.nodes["id1"].fields()["draining"] is True
+    bench.step(LinkLost(1))
+    assert bench.core.ledger.nodes["id1"].fields()["draining"] is False
+    bench.join(2, node_id="id1", instance="i1", name="n1")
+    assert bench.core.ledger.nodes["id1"].fields()["draining"] is False
+    bench.submit(2, 1)
+    assert bench.given(2) == [(ticket(1), 1)]

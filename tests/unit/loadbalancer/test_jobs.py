@@ -15,7 +15,7 @@ def job_in(state: State) -> Job:
 
 
 def row(**fields: object) -> Row:
-    made = Row(7, T, 3, 1, "origin", 2, 1, "n1", 5.0, "", 0, b"body", None)
+    made = Row(7, T, 3, 1, "origin", 2, 1, "n1", 5.0, "", 0, 2, 0.0, 4, 1, b"body", None)
     return made._replace(**fields)
 
 
@@ -48,6 +48,10 @@ def test_the_table_is_this_one() -> None:
         ("ASSIGNED", "DONE"),
         ("RUNNING", "QUEUED"),
         ("RUNNING", "DONE"),
+        ("ASSIGNED", "DELAYED"),
+        ("RUNNING", "DELAYED"),
+        ("DELAYED", "QUEUED"),
+        ("DELAYED", "DONE"),
     }
 
 
@@ -67,6 +71,8 @@ def test_a_new_job_waits_for_its_first_attempt() -> None:
     job = Job(7, T, "origin", 5.0, b"body")
     assert (job.state, job.attempt, job.losses, job.node, job.outcome) == (State.QUEUED, 1, 0, None, "")
     assert (job.version, job.since, job.cancelled) == (0, 5.0, False)
+    assert (job.failures, job.lost, job.not_before) == (0, None, 0.0)
+    assert (job.retries, job.at_most_once) == (0, False)
 
 
 def test_a_story_names_the_outcome() -> None:
@@ -82,12 +88,18 @@ def test_states_have_the_numbers_that_stores_hold() -> None:
         "ASSIGNED": 1,
         "RUNNING": 2,
         "DONE": 3,
+        "DELAYED": 4,
     }
 
 
-@pytest.mark.parametrize("state", [State.QUEUED, State.ASSIGNED, State.DONE])
+@pytest.mark.parametrize("state", [State.QUEUED, State.ASSIGNED, State.DONE, State.DELAYED])
 def test_a_job_comes_back_from_its_row(state: State) -> None:
-    recorded = row(state=int(state), outcome="failed" if state is State.DONE else "", result_size=4)
+    recorded = row(
+        state=int(state),
+        outcome="failed" if state is State.DONE else "",
+        result_size=4,
+        not_before=8.5 if state is State.DELAYED else 0.0,
+    )
     assert row_of(job_of(recorded), b"body", None) == recorded
 
 

@@ -19,12 +19,16 @@ VERSION_1 = """
     CREATE TABLE jobs (
         seq INTEGER PRIMARY KEY, ticket TEXT NOT NULL, version INTEGER NOT NULL, state INTEGER NOT NULL,
         origin TEXT NOT NULL, attempt INTEGER NOT NULL, losses INTEGER NOT NULL, node TEXT,
-        submitted_at REAL NOT NULL, outcome TEXT NOT NULL, result_size INTEGER NOT NULL, body BLOB NOT NULL
+        submitted_at REAL NOT NULL, outcome TEXT NOT NULL, result_size INTEGER NOT NULL,
+        failures INTEGER NOT NULL, not_before REAL NOT NULL, retries INTEGER NOT NULL,
+        at_most_once INTEGER NOT NULL, body BLOB NOT NULL
     );
     CREATE TABLE results (seq INTEGER PRIMARY KEY, result BLOB NOT NULL);
     INSERT INTO balancer VALUES (1, 'b1', 4);
-    INSERT INTO jobs VALUES (2, 'T000000000000002', 3, 1, 'n1', 2, 1, 'n2', 5.5, '', 0, x'01');
-    INSERT INTO jobs VALUES (5, 'T000000000000005', 2, 3, 'n1', 1, 0, NULL, 6.5, 'failed', 2, x'02');
+    INSERT INTO jobs VALUES (2, 'T000000000000002', 3, 1, 'n1', 2, 1, 'n2', 5.5, '', 0, 0, 0.0, 0, 1, x'01');
+    INSERT INTO jobs VALUES (3, 'T000000000000003', 4, 4, 'n1', 3, 0, NULL, 5.5, '', 0, 2, 7.5, 3, 0, x'05');
+    INSERT INTO jobs
+        VALUES (5, 'T000000000000005', 2, 3, 'n1', 1, 0, NULL, 6.5, 'failed', 2, 0, 0.0, 0, 0, x'02');
     INSERT INTO results VALUES (5, x'0304');
     PRAGMA application_id = 0x45564c42;
     PRAGMA user_version = 1;
@@ -37,7 +41,9 @@ def ticket(seq: int) -> str:
 
 def row(seq: int, version: int = 1, **fields: object) -> Row:
     """A job that waits, unless `fields` says otherwise."""
-    made = Row(seq, ticket(seq), version, State.QUEUED, "n1", 1, 0, None, 5.0, "", 0, b"body", None)
+    made = Row(
+        seq, ticket(seq), version, State.QUEUED, "n1", 1, 0, None, 5.0, "", 0, 0, 0.0, 0, 0, b"body", None
+    )
     return made._replace(**fields)
 
 
@@ -114,12 +120,43 @@ async def test_what_was_applied_is_there_after_a_crash_in_order_of_arrival(
 
 
 async def test_every_field_of_a_row_comes_back(store: SqliteStore, tmp_path: Path) -> None:
-    await store.apply(1, [row(1)])
+    await store.apply(1, [row(1, retries=6, at_most_once=1)])
     changed = row(
-        1, 2, state=State.DONE, attempt=3, losses=2, node="n9", outcome="lost", result_size=7, body=None
+        1,
+        2,
+        state=State.DONE,
+        attempt=3,
+        losses=2,
+        node="n9",
+        outcome="lost",
+        result_size=7,
+        failures=5,
+        not_before=8.25,
+        retries=6,
+        at_most_once=1,
+        body=None,
     )
     await store.apply(1, [changed])
     assert await reopened(tmp_path) == [loaded(changed)]
+
+
+async def test_a_job_of_one_batch_comes_back_with_its_retries(store: SqliteStore, tmp_path: Path) -> None:
+    rows = [
+        row(1, retries=1000, failures=3, attempt=4, state=State.DELAYED, not_before=1600000000.125),
+        row(2, at_most_once=True),
+    ]
+    await store.apply(1, rows)
+    assert await reopened(tmp_path) == rows
+
+
+async def test_a_delay_that_is_over_is_overwritten(store: SqliteStore, tmp_path: Path) -> None:
+    delayed = row(1, 2, retries=2, failures=1, attempt=2, state=State.DELAYED, not_before=9.5, body=None)
+    queued = delayed._replace(version=3, state=State.QUEUED, not_before=0.0)
+    again = row(1, 4, retries=2, failures=2, attempt=3, state=State.DELAYED, not_before=11.5)
+    await store.apply(1, [row(1, retries=2)])
+    for changed in (delayed, queued, again):
+        await store.apply(1, [changed])
+        assert await reopened(tmp_path) == [loaded(changed)]
 
 
 async def test_applying_a_batch_twice_is_harmless(store: SqliteStore, tmp_path: Path) -> None:
@@ -255,8 +292,9 @@ async def test_a_file_of_version_1_is_read(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path)
     assert await store.acquire("other") == Opened("b1", 5)
     assert await store.load_open(5) == [
-        Row(2, ticket(2), 3, State.ASSIGNED, "n1", 2, 1, "n2", 5.5, "", 0, b"\1", None),
-        Row(5, ticket(5), 2, State.DONE, "n1", 1, 0, None, 6.5, "failed", 2, b"\2", None),
+        Row(2, ticket(2), 3, State.ASSIGNED, "n1", 2, 1, "n2", 5.5, "", 0, 0, 0.0, 0, 1, b"\1", None),
+        Row(3, ticket(3), 4, State.DELAYED, "n1", 3, 0, None, 5.5, "", 0, 2, 7.5, 3, 0, b"\5", None),
+        Row(5, ticket(5), 2, State.DONE, "n1", 1, 0, None, 6.5, "failed", 2, 0, 0.0, 0, 0, b"\2", None),
     ]
     assert await store.results([2, 5]) == {5: b"\3\4"}
     await store.close()

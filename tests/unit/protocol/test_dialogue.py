@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from protocol.dialogue import (
     BAD_NUMBER,
     HELP,
+    OPTIONS,
     TOO_LONG,
     CancelJob,
     Exit,
@@ -22,7 +23,7 @@ from protocol.dialogue import (
     parse_line,
 )
 from protocol.job import TICKET_ALPHABET, Command, Sleep, unpack_spec
-from protocol.limits import LINE_LIMIT, SLEEP_LIMIT_MS, TIME_LIMIT
+from protocol.limits import LINE_LIMIT, RETRIES_LIMIT, SLEEP_LIMIT_MS, TIME_LIMIT
 
 T = "ABCDEFGHIJ012345"
 
@@ -95,10 +96,19 @@ def test_an_empty_line_gets_no_reply(line: bytes) -> None:
 
 def test_every_line_of_help_is_understood() -> None:
     known = {line.split()[0] for line, _ in COMMANDS} | {"<ms>", "run"}
-    named = [line.split()[0] for line in HELP.splitlines()]
+    lines = HELP.splitlines()
+    named = [line.split()[0] for line in lines if not line.startswith(" ")]
     assert set(named) == known - {f"r{T}"}
     assert f"r{'<ticket>'}" in HELP
     assert len(named) == len(set(named))
+    # The options of run stand below it, and are those that a refusal names.
+    run = next(place for place, line in enumerate(lines) if line.startswith("run"))
+    options = [line.partition("  ")[0] for line in map(str.strip, lines) if line.startswith("--")]
+    assert [line.strip().partition("  ")[0] for line in lines[run + 1 :]][: len(options)] == options
+    assert options == [" ".join(option.split()) for option in OPTIONS.replace(" and ", ", ").split(", ")]
+    for option in options:
+        line = option.replace("SECONDS", "5").replace("N", "5")
+        assert isinstance(parse_line(f"run {line} -- true".encode()), Submit)
 
 
 @given(st.text(TICKET_ALPHABET, min_size=16, max_size=16))
@@ -126,6 +136,18 @@ def test_r_and_a_ticket_ask_for_its_result(ticket: str) -> None:
         ("run --time 1 --time 2 make", Command("make", 2.0)),
         ("run --time 1e3 make", Command("make", 1000.0)),
         (f"run --time {TIME_LIMIT:.0f} make", Command("make", TIME_LIMIT)),
+        ("run --retries 3 -- make", Command("make", None, 3)),
+        ("run --retries=3 make", Command("make", None, 3)),
+        ("run --retries 1 --retries 2 make", Command("make", None, 2)),
+        ("run --retries 007 make", Command("make", None, 7)),
+        (f"run --retries {RETRIES_LIMIT} make", Command("make", None, RETRIES_LIMIT)),
+        ("run --at-most-once make", Command("make", at_most_once=True)),
+        ("run --at-most-once -- make", Command("make", at_most_once=True)),
+        ("run --at-most-once --at-most-once make", Command("make", at_most_once=True)),
+        ("run --retries 0 --at-most-once make", Command("make", at_most_once=True)),
+        ("run --time 5 --retries 2 -- --at-most-once", Command("--at-most-once", 5.0, 2)),
+        ("run --retries 2  --time=5 make", Command("make", 5.0, 2)),
+        ("run --at-most-once --time 5 make", Command("make", 5.0, 0, True)),
         ("run écho 'ß' | cat; exit 3", Command("écho 'ß' | cat; exit 3")),
         ('run a\tb\\n"c"', Command('a\tb\\n"c"')),
     ],
@@ -134,7 +156,20 @@ def test_run_takes_options_and_then_the_command_as_it_stands(line: str, command:
     assert parse_line(line.encode()) == Submit(command)
 
 
-@pytest.mark.parametrize("line", ["run", "run ", "run --", "run -- ", "run --time 5", "run --time 5 --"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "run",
+        "run ",
+        "run --",
+        "run -- ",
+        "run --time 5",
+        "run --time 5 --",
+        "run --retries 5",
+        "run --at-most-once",
+        "run --at-most-once --",
+    ],
+)
 def test_run_without_a_command_is_told_what_it_needs(line: str) -> None:
     assert refusal(line.encode()) == "run needs a command line, as in: run --time 60 -- make test"
 
@@ -143,7 +178,7 @@ def test_run_without_a_command_is_told_what_it_needs(line: str) -> None:
 @pytest.mark.parametrize("option", ["--time {}", "--time={}"])
 def test_a_time_limit_that_is_none_is_told_the_range(value: str, option: str) -> None:
     assert refusal(f"run {option.format(value)} true".encode()) == (
-        f"--time takes seconds, more than 0 and at most 316224000: not {value[:40]!r}."
+        f"--time takes seconds, more than 0, at most 316224000: not {value[:40]!r}."
     )
 
 
@@ -152,11 +187,41 @@ def test_a_time_limit_that_is_missing_is_told_so(line: str) -> None:
     assert refusal(line.encode()).endswith("not ''.")
 
 
-@pytest.mark.parametrize("option", ["--cpus", "--retries=3", "--Time", "--t", "---", "--" + "x" * 1000])
+@pytest.mark.parametrize("value", ["-1", "+1", "1.5", "1001", "9" * 60_000, "many", "--", "3x", "\u0663"])
+@pytest.mark.parametrize("option", ["--retries {}", "--retries={}"])
+def test_a_number_of_retries_that_is_none_is_told_the_range(value: str, option: str) -> None:
+    assert refusal(f"run {option.format(value)} true".encode()) == (
+        f"--retries takes a whole number from 0 to 1000: not {value[:40]!r}."
+    )
+
+
+@pytest.mark.parametrize("line", ["run --retries", "run --retries=", "run --retries= x"])
+def test_a_number_of_retries_that_is_missing_is_told_so(line: str) -> None:
+    assert refusal(line.encode()).endswith("not ''.")
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["--at-most-once --retries 1", "--retries=1 --at-most-once", "--retries 9 --at-most-once --time 5"],
+)
+def test_what_may_start_once_only_has_no_retries(options: str) -> None:
+    assert refusal(f"run {options} -- true".encode()) == (
+        "--at-most-once and --retries exclude each other: it would be started again."
+    )
+
+
+@pytest.mark.parametrize("value", ["", "1", "yes"])
+def test_an_option_that_takes_no_value_says_so(value: str) -> None:
+    assert refusal(f"run --at-most-once={value} true".encode()) == "--at-most-once takes no value."
+
+
+@pytest.mark.parametrize("option", ["--cpus", "--retry=3", "--Time", "--t", "---", "--" + "x" * 1000])
 def test_an_option_that_is_not_there_is_named(option: str) -> None:
     reason = refusal(f"run {option} 5 -- true".encode())
     name = option.partition("=")[0][:40]
-    assert reason == f"run has no option {name!r}: --time SECONDS is the one it has; -- ends options."
+    assert reason == (
+        f"run has no option {name!r}: it has --time SECONDS, --retries N and --at-most-once; -- ends options."
+    )
 
 
 def test_a_command_with_a_nul_byte_is_refused() -> None:
@@ -239,7 +304,23 @@ def test_a_line_over_the_limit_is_told_the_limit() -> None:
 
 WORDS = st.sampled_from(
     [line.split()[0].encode() for line, _ in COMMANDS]
-    + [b"run", b"task", b"tail", b"--time", b"--", b"--time=", b"+", b"-", b".", T.encode(), b"0", b"9" * 11]
+    + [
+        b"run",
+        b"task",
+        b"tail",
+        b"--time",
+        b"--",
+        b"--time=",
+        b"--retries",
+        b"--retries=",
+        b"--at-most-once",
+        b"+",
+        b"-",
+        b".",
+        T.encode(),
+        b"0",
+        b"9" * 11,
+    ]
 )
 PARTS = WORDS | st.binary(max_size=5) | st.text("0123456789", max_size=12).map(str.encode)
 

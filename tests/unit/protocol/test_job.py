@@ -18,7 +18,7 @@ from protocol.job import (
     unpack_report,
     unpack_spec,
 )
-from protocol.limits import OUTPUT_LIMIT, SLEEP_LIMIT_MS, TIME_LIMIT
+from protocol.limits import OUTPUT_LIMIT, RETRIES_LIMIT, SLEEP_LIMIT_MS, TIME_LIMIT
 
 from ..strategies import reports, specs, structures
 from .wire_v1 import REPORTS, SPECS
@@ -65,17 +65,19 @@ def test_hostile_bodies_only_ever_give_a_protocol_error(body: bytes) -> None:
         ["sleep", 1.0],
         ["sleep", "1"],
         ["sleep", 1, 2],
-        ["run", "", None],
-        ["run", "nul\0", None],
-        ["run", b"bytes", None],
+        ["run", "", None, 0, False],
+        ["run", "nul\0", None, 0, False],
+        ["run", b"bytes", None, 0, False],
         ["run", "x"],
-        ["run", "x", 0],
-        ["run", "x", -1.0],
-        ["run", "x", TIME_LIMIT * 2],
-        ["run", "x", math.nan],
-        ["run", "x", math.inf],
-        ["run", "x", True],
-        ["run", "x", "5"],
+        ["run", "x", None],
+        ["run", "x", None, 0],
+        ["run", "x", None, 0, False, 0],
+        *(
+            ["run", "x", limit, 0, False]
+            for limit in (0, -1.0, TIME_LIMIT * 2, math.nan, math.inf, True, "5", [5])
+        ),
+        *(["run", "x", None, retries, False] for retries in (-1, RETRIES_LIMIT + 1, True, 1.0, "1", None)),
+        *(["run", "x", None, 0, once] for once in (0, 1, None, "", "yes")),
         ["task", "x", "{}"],
         ["SLEEP", 1],
         {"sleep": 1},
@@ -155,5 +157,5 @@ def test_the_outcomes_are_spelled_as_clients_and_stores_know_them() -> None:
 
 def test_a_command_keeps_no_limit_apart_from_a_limit() -> None:
     assert unpack_spec(Command("x").pack()) == Command("x", None)
-    assert unpack_spec(msgpack.packb(["run", "x", 5])) == Command("x", 5)
+    assert unpack_spec(msgpack.packb(["run", "x", 5, 0, False])) == Command("x", 5)
     assert unpack_spec(Sleep(0).pack()) == Sleep(0)

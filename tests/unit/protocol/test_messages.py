@@ -12,8 +12,27 @@ from protocol import messages
 from protocol.errors import ProtocolError
 from protocol.frames import FrameDecoder
 from protocol.job import Ended, is_ticket
-from protocol.limits import ATTEMPT_LIMIT, BATCH_BYTES, BATCH_ITEMS, HELD_LIMIT, NAME_LIMIT, SLOTS_LIMIT
-from protocol.messages import Bye, Hello, JobItem, Message, decode, encode, in_batches, job_size, result_size
+from protocol.limits import (
+    ATTEMPT_LIMIT,
+    BATCH_BYTES,
+    BATCH_ITEMS,
+    HELD_LIMIT,
+    NAME_LIMIT,
+    RETRIES_LIMIT,
+    SLOTS_LIMIT,
+)
+from protocol.messages import (
+    Bye,
+    Drain,
+    Hello,
+    JobItem,
+    Message,
+    decode,
+    encode,
+    in_batches,
+    job_size,
+    result_size,
+)
 
 from ..strategies import BY_CLASS, cuts, pieces, structures
 from ..strategies import messages as any_message
@@ -211,7 +230,7 @@ def mutations(value: Any) -> Iterator[Any]:
             yield [*value[:place], changed, *value[place + 1 :]]
 
 
-WITH_FIELDS = [(message, frame) for message, frame in FRAMES if type(message) is not Bye]
+WITH_FIELDS = [(message, frame) for message, frame in FRAMES if type(message) not in (Bye, Drain)]
 
 
 @pytest.mark.parametrize(("message", "frame"), WITH_FIELDS, ids=by_class_name)
@@ -251,10 +270,12 @@ OUT_OF_RANGE: list[tuple[str, Any]] = [
     ("HELLO", hello_with(held=[[A, 1]] * (HELD_LIMIT + 1))),
     *(("WELCOME", [1, "b1", epoch, 3.0]) for epoch in (0, -1, 2**62 + 1)),
     *(("WELCOME", [1, "b1", 1, period]) for period in (-1, -0.5, 1e18, float("nan"), float("inf"))),
-    *(("JOB", [[ticket, 0, 1.0, b""]]) for ticket in BAD_TICKETS),
-    *(("JOB", [[A, attempt, 1.0, b""]]) for attempt in BAD_ATTEMPTS),
-    *(("JOB", [[A, 0, at, b""]]) for at in (-1.0, 1e18, float("nan"), float("inf"))),
-    ("JOB", [[A, 0, 1.0, b""]] * (BATCH_ITEMS + 1)),
+    *(("JOB", [[ticket, 0, 1.0, b"", 0, False]]) for ticket in BAD_TICKETS),
+    *(("JOB", [[A, attempt, 1.0, b"", 0, False]]) for attempt in BAD_ATTEMPTS),
+    *(("JOB", [[A, 0, at, b"", 0, False]]) for at in (-1.0, 1e18, float("nan"), float("inf"))),
+    *(("JOB", [[A, 0, 1.0, b"", retries, False]]) for retries in (-1, RETRIES_LIMIT + 1, 2**63)),
+    ("JOB", [[A, 0, 1.0, b""]]),
+    ("JOB", [[A, 0, 1.0, b"", 0, False]] * (BATCH_ITEMS + 1)),
     *(("INFO", [value, 0, 0, 0.0, 0]) for value in (-1, 2**62 + 1)),
     *(("INFO", [0, 0, 0, load, 0]) for load in (-0.1, float("nan"), float("inf"), 10**18)),
     *(("REQUEST_OF_RES", [ticket]) for ticket in BAD_TICKETS),

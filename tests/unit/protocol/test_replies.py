@@ -310,7 +310,7 @@ def test_a_json_result_has_every_key_before_it_is_done() -> None:
         "state": "queued",
         "truncated": False,
         "submitted_at": START,
-        "job": {"run": "make", "time": None},
+        "job": {"run": "make", "time": None, "retries": 0, "at_most_once": False},
     }
     assert all(value[key] is None for key in value.keys() - given_keys)
 

@@ -10,6 +10,7 @@ from protocol.messages import (
     Answer,
     Bye,
     Cancel,
+    Drain,
     Drop,
     Error,
     Held,
@@ -50,8 +51,13 @@ FRAMES: list[tuple[Message, bytes]] = [
     ),
     (
         Job([JobItem(A, 0, 1600000000.5, Sleep(100).pack())]),
-        b"\x00\x00\x00.\x93\xa3JOB\xcc\xc8\x91\x94\xb0ABCDEFGHIJKLMNOP\x00\xcbA\xd7\xd7\x84\x00 \x00\x00"
-        b"\xc4\x08\x92\xa5sleepd",
+        b"\x00\x00\x000\x93\xa3JOB\xcc\xc8\x91\x96\xb0ABCDEFGHIJKLMNOP\x00\xcbA\xd7\xd7\x84\x00 \x00\x00"
+        b"\xc4\x08\x92\xa5sleepd\x00\xc2",
+    ),
+    (
+        Job([JobItem(A, 2, 5.0, b"", 300, False), JobItem(B, 1, 5.0, b"x", 0, True)]),
+        b"\x00\x00\x00K\x93\xa3JOB\xcc\xc8\x92\x96\xb0ABCDEFGHIJKLMNOP\x02\xcb@\x14\x00\x00\x00\x00\x00\x00"
+        b"\xc4\x00\xcd\x01,\xc2\x96\xb00123456789ABCDEF\x01\xcb@\x14\x00\x00\x00\x00\x00\x00\xc4\x01x\x00\xc3",
     ),
     (
         Info(3, 2, 1, 0.5, 4096),
@@ -111,6 +117,10 @@ FRAMES: list[tuple[Message, bytes]] = [
         b"\x00\x00\x00\x0f\x93\xa6ANSWER\xcc\xc8\x92\t\xa2{}",
     ),
     (
+        Drain(),
+        b"\x00\x00\x00\n\x93\xa5DRAIN\xcc\xc8\xc0",
+    ),
+    (
         Bye(),
         b"\x00\x00\x00\x08\x93\xa3BYE\xcc\xc8\xc0",
     ),
@@ -124,8 +134,10 @@ FRAMES: list[tuple[Message, bytes]] = [
 SPECS: list[tuple[JobSpec, bytes]] = [
     (Sleep(0), b"\x92\xa5sleep\x00"),
     (Sleep(2147483647), b"\x92\xa5sleep\xce\x7f\xff\xff\xff"),
-    (Command("make test"), b"\x93\xa3run\xa9make test\xc0"),
-    (Command("héllo", 1.5), b"\x93\xa3run\xa6h\xc3\xa9llo\xcb?\xf8\x00\x00\x00\x00\x00\x00"),
+    (Command("make test"), b"\x95\xa3run\xa9make test\xc0\x00\xc2"),
+    (Command("héllo", 1.5), b"\x95\xa3run\xa6h\xc3\xa9llo\xcb?\xf8\x00\x00\x00\x00\x00\x00\x00\xc2"),
+    (Command("x", None, 1000), b"\x95\xa3run\xa1x\xc0\xcd\x03\xe8\xc2"),
+    (Command("x", at_most_once=True), b"\x95\xa3run\xa1x\xc0\x00\xc3"),
 ]
 
 #: (report, its body)

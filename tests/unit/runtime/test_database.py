@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from runtime.database import Database
+from runtime.database import BrokenSeal, Database, seal, unseal
 from runtime.errors import StartError, StorageError
 
 ID = 0x54455354
@@ -248,3 +250,22 @@ def test_a_refusal_leaves_no_thread_behind(path: Path) -> None:
 
     for _ in range(20):
         assert asyncio.run(left_by_a_refusal()) == set()
+
+
+@given(st.binary(), st.text(), st.integers(0, 7), st.integers(0))
+def test_a_sealed_value_comes_back_and_a_changed_one_does_not(
+    value: bytes, beside: str, bit: int, at: int
+) -> None:
+    sealed = seal(value, beside, 1)
+    assert unseal(sealed, beside, 1) == value
+    with pytest.raises(BrokenSeal):
+        unseal(sealed, beside + "x", 1)
+    place = 1 + at % (len(sealed) - 1)
+    changed = bytearray(sealed)
+    changed[place] ^= 1 << bit
+    with pytest.raises(BrokenSeal):
+        unseal(bytes(changed), beside, 1)
+
+
+def test_a_value_that_was_never_sealed_is_read_as_it_is() -> None:
+    assert unseal(b"\x92\x01\x02", "anything") == b"\x92\x01\x02"

@@ -246,6 +246,7 @@ BAD = {
     "port": ["0", "65536", "x"],
     "CLIENT_PORT": ["0", "70000", "http"],
     "SLOTS": ["0", "4097", "two"],
+    "DRAIN_PERIOD": ["-1", "1.5", "86400001", "forever"],
     "NODE_NAME": ["two words", "x" * 65, "tab\t"],
     "DISPATCH_MODE": ["fast"],
     "DISPATCH_PERIOD": ["0", "-5", "1.5", "86400001"],
