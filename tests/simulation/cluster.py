@@ -247,6 +247,21 @@ class SimNode:
         self.crash()
         self.world.after(0.5, self.start)
 
+    def restart(self) -> None:
+        """As an operator does: drain, stop, start again."""
+        process = self.process
+        if process is None:
+            return
+
+        def end() -> None:
+            if self.process is process:
+                self.crash()
+                self.world.after(0.3, self.start)
+
+        process.submit(node_events.Drain())
+        self.world.after(1.0, lambda: process.submit(node_events.Stop()))
+        self.world.after(1.1, end)
+
     def block(self, ways: list[bool]) -> None:
         """A partition, perhaps one-way; [False, False] heals it."""
         self.blocked[:] = ways

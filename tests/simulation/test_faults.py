@@ -55,6 +55,8 @@ def disturb(world: World, chance: random.Random) -> None:
         process = chance.choice((node.process, world.balancer))
         if process is not None:
             process.fail_next_commit = True
+    elif what < 0.985:
+        node.restart()
 
 
 def crash_node(world: World, node: SimNode, chance: random.Random) -> None:
