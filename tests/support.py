@@ -236,7 +236,11 @@ class Node(Program):
 
     def json_client(self) -> Client:
         client = self.client()
-        assert client.ask_json("json") == {"json": True}
+        try:
+            assert client.ask_json("json") == {"json": True}
+        except BaseException:
+            client.close()
+            raise
         return client
 
 

@@ -47,6 +47,7 @@ SETTINGS = {
         "BIND": "0.0.0.0",
         "DATA_DIR": "/data",
         "CLIENT_PORT": "9000",
+        "DRAIN_PERIOD": "5000",
         "SLOTS": "",
         "NODE_NAME": "",
     },
