@@ -249,7 +249,15 @@ class LocalCluster:
 
     def client(self, name: str = "n1", *, as_json: bool = True) -> LineClient:
         """A new connection to that node. Raises OSError."""
-        return LineClient(self[name].port, as_json=as_json)
+        client: LineClient | None = None
+        try:
+            with deferred_signals():
+                client = LineClient(self[name].port, as_json=as_json)
+        except BaseException:
+            if client is not None:
+                client.close()
+            raise
+        return client
 
     def wait_connected(self, timeout: float = START_TIMEOUT) -> None:
         """Returns when every node that runs is connected to the balancer, by the balancer's own word."""

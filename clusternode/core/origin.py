@@ -116,6 +116,9 @@ class Origin:
             for job in jobs
         }
         self._next_seq = next_seq
+        #: This node's row of `nodes`, and its counters; kept up to date by the core before each question.
+        self.own_fields: dict[str, Any] = {}
+        self.stats: dict[str, Any] = {}
         self.submitted = 0
         self.outcomes: dict[str, int] = {str(outcome): 0 for outcome in JobOutcome}
         self._unsent: dict[str, OpenJob] = dict(self.open)
@@ -211,10 +214,6 @@ class Origin:
             view = self._view(asked.ticket, job)
             reply = StatusOf(view, AWAY) if isinstance(asked, Status) else ResultOf(view)
         out.actions.append(Answer(asking.client, asking.line.seq, reply))
-
-    #: This node's row of `nodes`, and its counters; kept up to date by the core before each question.
-    own_fields: dict[str, Any]
-    stats: dict[str, Any]
 
     def answered(self, message: BalancerAnswer, out: Outcome) -> None:
         asking = self._asking.pop(message.number, None)
