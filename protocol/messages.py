@@ -289,10 +289,10 @@ def encode(message: Message) -> bytes:
     return encode_frame(msgpack.packb(row))
 
 
-def in_batches(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+def in_batches(items: Iterable[T], size: Callable[[T], int] = lambda _: 0) -> Iterator[list[T]]:
     """Splits `items` so that a message of each part stays within BATCH_ITEMS and near BATCH_BYTES.
 
-    One item larger than BATCH_BYTES is a batch of its own.
+    One item larger than BATCH_BYTES is a batch of its own. Items without `size` are small by nature.
     """
     batch: list[T] = []
     total = 0

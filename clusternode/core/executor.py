@@ -227,7 +227,7 @@ class Executor:
         """RETURNED: nothing of what waits has started."""
         waiting = [Held(item.ticket, item.attempt) for item in self.queue.values()]
         self.queue.clear()
-        for batch in in_batches(waiting, lambda _: 0):
+        for batch in in_batches(waiting):
             out.prompt.append(Send(Returned(batch)))
 
     def is_drained(self, connected: bool) -> bool:
@@ -317,7 +317,7 @@ class Executor:
         for held in due:
             del self._to_report[held]
         due = [held for held in due if held.ticket in self.running]
-        for batch in in_batches(due, lambda _: 0):
+        for batch in in_batches(due):
             out.prompt.append(Send(Started(batch)))
 
     def _keep_due(self, now: float, connected: bool, out: Outcome) -> None:

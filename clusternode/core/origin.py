@@ -286,7 +286,7 @@ class Origin:
         self._send_cancels((ticket for ticket, job in unsent.items() if job.cancelled), out)
 
     def _send_cancels(self, tickets: Iterable[str], out: Outcome) -> None:
-        for batch in in_batches((Held(ticket, 0) for ticket in tickets), lambda _: 0):
+        for batch in in_batches(Held(ticket, 0) for ticket in tickets):
             out.actions.append(Send(Cancel(batch)))
 
     def acknowledged(self, tickets: Iterable[str]) -> None:

@@ -201,9 +201,9 @@ class Balancer:
             if self._current(node, ticket, attempt) is None
         ]
         self.ledger.counters["stale"] += len(stale)
-        for batch in in_batches(stale, _no_size):
+        for batch in in_batches(stale):
             self._to(node, Drop(batch))
-        for batch in in_batches(cancels, _no_size):
+        for batch in in_batches(cancels):
             self._to(node, Cancel(batch))
 
     def _on_link_lost(self, link: int) -> None:
@@ -341,11 +341,9 @@ class Balancer:
         """Not of the current attempt: of one that was thought lost, and the first to end; or stale."""
         job = self.ledger.jobs.get(ended.ticket)
         is_late = job is not None and job.lost is not None and job.lost.get(ended.attempt) == node.node_id
-        if job is None or not is_late or ended.outcome not in _REAL_ENDS or job.cancelled:
+        is_final = ended.outcome in _REAL_ENDS and job is not None and not _is_tried_again(job, ended)
+        if job is None or not is_late or not is_final or job.cancelled:
             self.ledger.counters["stale"] += 1
-            return
-        if _is_tried_again(job, ended):
-            self.ledger.counters["stale"] += 1  # it is being tried again already
             return
         self.ledger.counters["late results"] += 1
         if job.node is not None:
@@ -467,10 +465,6 @@ class Balancer:
     def _to(self, node: Node, message: Any) -> None:
         if node.link is not None:
             self._send(node.link, message)
-
-
-def _no_size(_: Held) -> int:
-    return 0
 
 
 def _is_tried_again(job: Job, ended: Ended) -> bool:
