@@ -62,6 +62,8 @@ class Executor:
         #: Attempts by ticket whose result the load balancer has not acknowledged.
         self.outbox: dict[str, int] = {}
         self.done = 0
+        #: What came about attempts that are not here, or not any more, and was dropped.
+        self.stale = 0
         #: Nothing starts any more.
         self.draining = False
         self.stopping = False
@@ -94,7 +96,8 @@ class Executor:
         for item in items:
             known = self._attempt(item.ticket)
             if known is not None and known >= item.attempt:
-                continue  # a repetition
+                self.stale += 1
+                continue
             if known is not None:
                 self._forget(item.ticket, out)
             self.queue[item.ticket] = item
@@ -108,11 +111,14 @@ class Executor:
             if item is not None and item.attempt == attempt:
                 del self.queue[ticket]
                 returned.append(Held(ticket, attempt))
+            else:
+                self.stale += 1
         out.prompt.append(Send(Returned(returned)))
 
     def cancel(self, jobs: Iterable[Held], now: float, out: Outcome) -> None:
         for ticket, attempt in jobs:
             if self._attempt(ticket) != attempt:
+                self.stale += 1
                 continue
             if self.queue.pop(ticket, None) is not None:
                 self._finish(ticket, attempt, JobOutcome.CANCELLED, self._bare(now, "before it started"), now)
@@ -133,6 +139,8 @@ class Executor:
         for ticket, attempt in jobs:
             if self._attempt(ticket) == attempt:
                 self._forget(ticket, out)
+            else:
+                self.stale += 1
 
     def requested(self, tickets: Iterable[str], out: Outcome) -> None:
         """REQUEST_OF_RES: what is finished was sent or will be; what is not here at all is said so.
@@ -147,6 +155,8 @@ class Executor:
         for ticket, attempt in results:
             if self.outbox.get(ticket) == attempt:
                 self._release(ticket, out)
+            else:
+                self.stale += 1
 
     # --- what happens here -----------------------------------------------------------------------
 

@@ -276,6 +276,7 @@ class NodeCore:
             "running": info.running,
             "queued": info.queue,
             "unacknowledged results": len(executor.outbox),
+            "stale": origin.stale + executor.stale,
         }
 
 

@@ -120,6 +120,8 @@ class Origin:
         self.own_fields: dict[str, Any] = {}
         self.stats: dict[str, Any] = {}
         self.submitted = 0
+        #: Results that came again, and were dropped.
+        self.stale = 0
         self.outcomes: dict[str, int] = {str(outcome): 0 for outcome in JobOutcome}
         self._unsent: dict[str, OpenJob] = dict(self.open)
         self._waiting: dict[int, set[str]] = {}
@@ -310,7 +312,8 @@ class Origin:
             job = self.open.pop(ended.ticket, None)
             acks.append(Held(ended.ticket, ended.attempt))
             if job is None:
-                continue  # a repetition
+                self.stale += 1  # a repetition
+                continue
             self._unsent.pop(ended.ticket, None)
             self.outcomes[ended.outcome] += 1
             out.records.append(Done(job.seq, ended))

@@ -22,16 +22,24 @@ from loadbalancer.core.jobs import Forget, Row, State
 from loadbalancer.core.settings import Settings
 from loadbalancer.store.sqlite import coalesce
 from protocol.dialogue import CancelJob, GetResult, Submit, Wait
-from protocol.job import Command, Ended, JobSpec
-from protocol.messages import Hello, Message, RequestOfRes, Result, decode, encode
+from protocol.job import Command, Ended, JobSpec, Sleep
+from protocol.messages import Hello, Message, RequestOfRes, ResReq, Result, decode, encode
 from protocol.replies import CancelOf, ResultOf, TicketIssued, UnknownTicket
 
 #: A command that takes its node along.
 POISON = "poison"
+DAY = 24 * 3600.0
+#: A command that takes three days.
+LONG = f"{3 * DAY:.0f}"
 #: Steps from one look at all the books to the next: it takes as long as many steps.
 CHECK_EVERY = 20
 COMMIT_DELAY = (0.0002, 0.004)
-WIRE_DELAY = (0.0001, 0.01)
+#: Of a wire in a machine room, across a country, and of one that should not be used.
+WIRE_DELAYS = ((0.0001, 0.01), (0.02, 0.2), (0.2, 1.5))
+#: How long the balancer may take to see that a link is gone, whatever the node does meanwhile.
+LOSS_DELAYS = (0.001, 0.001, 0.2, 3.0)
+#: From here on a node that has been connected ought to have heard what is cancelled.
+CANCEL_REACHES = 10.0
 
 
 class Process:
@@ -40,6 +48,7 @@ class Process:
     def __init__(self, world: World, core: Any, tick: Any, apply: Callable[[list[Any]], None]) -> None:
         self.world = world
         self.core = core
+        self.step = core.step
         self.alive = True
         self._tick = tick
         self._apply = apply
@@ -47,6 +56,7 @@ class Process:
         self._actions: list[Any] = []
         self._committing = False
         self._timer_at = float("inf")
+        self._timer = 0
         #: Stopped, as by SIGSTOP: what comes is seen when it goes on.
         self.paused = False
         self._unseen: list[Any] = []
@@ -71,7 +81,7 @@ class Process:
         if self.paused:
             self._unseen.append(event)
             return
-        outcome = self.core.step(event, self.world.now)
+        outcome = self.step(event, self.world.now)
         self.world.steps += 1
         for action in outcome.prompt:
             self.perform(action)
@@ -81,11 +91,13 @@ class Process:
         deadline = self.core.next_deadline()
         if deadline is not None and deadline < self._timer_at:
             self._timer_at = deadline
-            self.world.at(max(deadline, self.world.now), self._on_timer)
+            self._timer = timer = next(self.world.counter)
+            self.world.at(max(deadline, self.world.now), lambda: self._on_timer(timer))
 
-    def _on_timer(self) -> None:
-        self._timer_at = float("inf")
-        self.submit(self._tick)
+    def _on_timer(self, timer: int) -> None:
+        if timer == self._timer:
+            self._timer_at = float("inf")
+            self.submit(self._tick)
 
     def _commit(self) -> None:
         if self._committing or self.paused or not (self._records or self._actions):
@@ -121,11 +133,15 @@ class Process:
 
 
 class Wire:
-    """A TCP connection: in order each way, until it is cut. `blocked`: way by way, nothing comes through."""
+    """A TCP connection: in order each way, until it is cut. `blocked`: way by way, nothing comes through.
+
+    Each way closes by itself: what a process has sent before it died still arrives.
+    """
 
     def __init__(self, world: World, blocked: list[bool]) -> None:
         self.world = world
-        self.open = True
+        self.open = [True, True]
+        self.delay = WIRE_DELAYS[0]
         self._blocked = blocked
         self._held: tuple[list[Callable[[], None]], list[Callable[[], None]]] = ([], [])
         self._ready = [0.0, 0.0]
@@ -134,6 +150,15 @@ class Wire:
         """Delivers through the real encoding, after what went the same way before."""
         body = encode(message)[4:]
         self._pass(way, lambda: receive(decode(body)))
+
+    def close(self) -> None:
+        """At once, both ways; what was under way is gone."""
+        self.open = [False, False]
+
+    def end(self, way: int, arrive: Callable[[], None]) -> None:
+        """The sender of that way is dead: `arrive` comes after what it has sent, and the other way is closed."""
+        self.open[1 - way] = False
+        self._pass(way, arrive)
 
     def unblocked(self) -> None:
         """What was held up comes through, as TCP sends it again."""
@@ -146,14 +171,14 @@ class Wire:
         if self._blocked[way]:
             self._held[way].append(arrive)
             return
-        at = max(self._ready[way], self.world.now + self.world.random.uniform(*WIRE_DELAY))
+        at = max(self._ready[way], self.world.now + self.world.random.uniform(*self.delay))
         self._ready[way] = at
         self.world.at(at, lambda: self._arrive(way, arrive))
 
     def _arrive(self, way: int, arrive: Callable[[], None]) -> None:
         if self._blocked[way]:
             self._held[way].append(arrive)
-        elif self.open:
+        elif self.open[way]:
             arrive()
 
 
@@ -216,8 +241,12 @@ class SimNode:
         self.process: Process | None = None
         self.wire: Wire | None = None
         self.link = 0
+        self.linked_at = world.now
         #: To the balancer, from the balancer: nothing comes through.
         self.blocked = [False, False]
+        self.delay = WIRE_DELAYS[0]
+        #: The one client that is there; who hung up reads nothing more.
+        self.client = next(world.counter)
 
     def start(self) -> None:
         if self.process is not None:
@@ -232,6 +261,7 @@ class SimNode:
         identity = Identity(self.node_id, f"i{next(self.world.counter)}", self.name, self.slots)
         core = NodeCore(identity, stored, max(disk.tickets, default=0) + 1, kept, self.world.now)
         process = Process(self.world, core, node_events.Tick(), disk.apply)
+        process.step = lambda event, now: self._step(core, event, now)
         process.perform = lambda action: self._perform(process, action)
         process.died = self.crash_and_return
         self.process = process
@@ -241,7 +271,13 @@ class SimNode:
         if self.process is not None:
             self.process.alive = False
             self.process = None
-        self.cut()
+        wire, link = self.wire, self.link
+        if wire is not None and self.world.random.random() < 0.5:
+            # The kernel still delivers what was sent; a new incarnation may be heard before that.
+            self.wire = None
+            wire.end(0, lambda: self.world.link_lost(link))
+        else:
+            self.cut()
 
     def crash_and_return(self) -> None:
         self.crash()
@@ -262,6 +298,11 @@ class SimNode:
         self.world.after(1.0, lambda: process.submit(node_events.Stop()))
         self.world.after(1.1, end)
 
+    @property
+    def is_cut_off(self) -> bool:
+        """It cannot hear the balancer."""
+        return self.wire is None or not self.wire.open[1] or any(self.blocked)
+
     def block(self, ways: list[bool]) -> None:
         """A partition, perhaps one-way; [False, False] heals it."""
         self.blocked[:] = ways
@@ -273,17 +314,26 @@ class SimNode:
         if self.wire is not None and self.link == link and not self.blocked[1]:
             self.cut()
 
+    def balancer_died(self) -> None:
+        """What it sent may still arrive, or not."""
+        wire, link = self.wire, self.link
+        if wire is None or self.world.random.random() < 0.5:
+            self.cut()
+        else:
+            wire.end(1, lambda: self.lost_by_peer(link))
+
     def cut(self) -> None:
         wire, self.wire = self.wire, None
         if wire is None:
             return
-        wire.open = False
+        wire.close()
         if self.process is not None:
             process = self.process
             self.world.after(0.001, lambda: process.submit(node_events.LinkDown()))
             self._connect_later(process, self.world.random.uniform(0.05, 0.5))
         if not self.blocked[0]:
-            self.world.link_lost(self.link)
+            link = self.link
+            self.world.after(self.world.random.choice(LOSS_DELAYS), lambda: self.world.link_lost(link))
 
     def _connect_later(self, process: Process, delay: float) -> None:
         def connect() -> None:
@@ -293,7 +343,9 @@ class SimNode:
                 self._connect_later(process, self.world.random.uniform(0.05, 0.5))
                 return
             self.wire = Wire(self.world, self.blocked)
+            self.wire.delay = self.delay
             self.link = self.world.connected(self)
+            self.linked_at = self.world.now
             process.submit(node_events.LinkUp())
 
         self.world.after(delay + 0.002, connect)
@@ -302,22 +354,46 @@ class SimNode:
         """A client's line; what it is answered ends up in the world's books."""
         if self.process is not None:
             line = node_events.Line(next(self.world.counter), asked, ticket, False)
-            self.process.submit(node_events.LinesReceived(1, [line]))
+            self.process.submit(node_events.LinesReceived(self.client, [line]))
+
+    def hang_up(self) -> None:
+        """The client goes, whatever it is owed; another comes."""
+        if self.process is not None:
+            self.process.submit(node_events.ClientGone(self.client))
+        self.client = next(self.world.counter)
+
+    def slow_down(self, delay: tuple[float, float]) -> None:
+        """The way to the balancer takes so long from here on."""
+        self.delay = delay
+        if self.wire is not None:
+            self.wire.delay = delay
 
     # --- what the core decides -------------------------------------------------------------------
 
+    def _step(self, core: NodeCore, event: Any, now: float) -> Any:
+        """Each result that comes home ends an open ticket, or is stale."""
+        message = event.message if isinstance(event, node_events.FromBalancer) else None
+        if not isinstance(message, Result | ResReq) or not core.connected:
+            return core.step(event, now)
+        origin = core.origin
+        before = origin.stale - len(origin.open)
+        outcome = core.step(event, now)
+        came = origin.stale - len(origin.open) - before
+        assert came == len(message.results), f"seed {self.world.seed}: a result went uncounted at its origin"
+        return outcome
+
     def _perform(self, process: Process, action: Any) -> None:
         match action:
-            case node_events.Answer(_, _, reply):
-                self.world.shown(self, reply)
-            case node_events.LookUp(_, _, asked, ticket):
+            case node_events.Answer(client, _, reply):
+                self._answer(client, reply)
+            case node_events.LookUp(client, _, asked, ticket):
                 seq = self.disk.find(ticket)
                 if seq is None or seq not in self.disk.done:
-                    self.world.shown(self, UnknownTicket(ticket))
+                    self._answer(client, UnknownTicket(ticket))
                 else:
                     row = self.disk.tickets[seq]
                     view = view_of_done(ticket, row.submitted_at, row.body, self.disk.done[seq])
-                    self.world.shown(self, reply_of_done(asked, view))
+                    self._answer(client, reply_of_done(asked, view))
             case node_events.Send(message):
                 self._send(message)
             case node_events.SendKept(kept, tickets):
@@ -339,6 +415,10 @@ class SimNode:
                 self.world.after(0.01, lambda: self._ended(process, ticket, attempt, 143))
             case node_events.Disconnect():
                 self.cut()
+
+    def _answer(self, client: int, reply: Any) -> None:
+        if client == self.client:
+            self.world.shown(self, reply)
 
     def _ended(self, process: Process, ticket: str, attempt: int, code: int) -> None:
         now = self.world.now
@@ -366,10 +446,14 @@ class World:
         self.balancer_disk = BalancerDisk()
         self.links: dict[int, SimNode] = {}
         self.nodes = [SimNode(self, number, slots) for number in range(nodes)]
-        #: What clients read: ticket -> node, ticket -> outcome.
+        #: What clients sent: ticket -> node, whether they read the ticket or not.
+        self.submitted: dict[str, SimNode] = {}
+        #: What clients read: ticket -> node, ticket -> outcome; of cancelled ones also when.
         self.issued: dict[str, SimNode] = {}
         self.outcomes: dict[str, str] = {}
-        self.cancel_shown: set[str] = set()
+        self.cancel_shown: dict[str, float] = {}
+        #: Tickets of jobs that would run for days.
+        self.endless: set[str] = set()
         self.attempts_started: list[tuple[str, int, str]] = []
         self._starts: dict[str, set[int]] = {}
         self.at_most_once: set[str] = set()
@@ -400,13 +484,16 @@ class World:
         end = self.now + within
         while not condition():
             assert self.now < end, f"seed {self.seed}: not so within {within} s"
-            self.run(0.1)
+            self.run(0.5)
 
     def started(self, ticket: str, attempt: int, node: SimNode) -> None:
         """A command starts. Each attempt does so once, on one node; an at-most-once job has one start."""
         starts = self._starts.setdefault(ticket, set())
         assert attempt not in starts, f"seed {self.seed}: {ticket} attempt {attempt} started twice"
         assert not (starts and ticket in self.at_most_once), f"seed {self.seed}: {ticket} started again"
+        cancelled_at = self.cancel_shown.get(ticket, self.now)
+        reached_at = max(cancelled_at, node.linked_at) + CANCEL_REACHES
+        assert node.is_cut_off or self.now <= reached_at, f"seed {self.seed}: {ticket} starts, cancelled"
         starts.add(attempt)
         self.attempts_started.append((ticket, attempt, node.node_id))
 
@@ -420,6 +507,7 @@ class World:
         rows = [row._replace(result=None) for _, row in sorted(disk.rows.items())]
         core = Balancer(self.settings, "lb", disk.epoch, rows, self.now)
         process = Process(self, core, balancer_events.Tick(), disk.apply)
+        process.step = lambda event, now: self._step_balancer(core, event, now)
         process.perform = self._perform
         process.died = self.crash_balancer_and_return
         self.balancer = process
@@ -429,8 +517,35 @@ class World:
         if self.balancer is not None:
             self.balancer.alive = False
             self.balancer = None
+            self.links.clear()
         for node in self.nodes:
-            node.cut()
+            node.balancer_died()
+
+    def _step_balancer(self, core: Balancer, event: Any, now: float) -> Any:
+        """Each result that comes is used, or stale; and one of a job that is over changes nothing."""
+        message = event.message if isinstance(event, balancer_events.MessageReceived) else None
+        node = self.links.get(event.link) if message is not None else None
+        ledger = core.ledger
+        known = ledger.nodes.get(node.node_id) if node is not None else None
+        is_result = isinstance(message, Result | ResReq)
+        if known is None or known.link != event.link or not is_result:
+            return core.step(event, now)
+        over = {
+            ended.ticket: job
+            for ended in message.results
+            if (job := ledger.jobs.get(ended.ticket)) is None or job.state is State.DONE
+        }
+        before = {ticket: job and (job.attempt, job.outcome, job.version) for ticket, job in over.items()}
+        used, stale = known.done + ledger.counters["lost attempts"], ledger.counters["stale"]
+        outcome = core.step(event, now)
+        used = known.done + ledger.counters["lost attempts"] - used
+        stale = ledger.counters["stale"] - stale
+        assert used + stale == len(message.results), f"seed {self.seed}: a result went uncounted"
+        assert stale >= len(over), f"seed {self.seed}: a stale result was used"
+        for ticket, job in over.items():
+            after = job and (job.attempt, job.outcome, job.version)
+            assert after == before[ticket], f"seed {self.seed}: {ticket} was changed by a stale result"
+        return outcome
 
     def crash_balancer_and_return(self) -> None:
         self.crash_balancer()
@@ -442,10 +557,9 @@ class World:
         return link
 
     def link_lost(self, link: int) -> None:
-        self.links.pop(link, None)
         process = self.balancer
-        if process is not None:
-            self.after(0.001, lambda: process.submit(balancer_events.LinkLost(link)))
+        if self.links.pop(link, None) is not None and process is not None:
+            process.submit(balancer_events.LinkLost(link))
 
     def to_balancer(self, link: int, message: Message) -> None:
         if self.balancer is None:
@@ -489,8 +603,11 @@ class World:
 
     def submit(self, node: SimNode, spec: JobSpec) -> None:
         ticket = "".join(self.random.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=16))
+        self.submitted[ticket] = node
         if isinstance(spec, Command) and spec.at_most_once:
             self.at_most_once.add(ticket)
+        if is_endless(spec):
+            self.endless.add(ticket)
         node.ask(Submit(spec), ticket)
 
     def wait(self, ticket: str) -> None:
@@ -500,7 +617,7 @@ class World:
         self.issued[ticket].ask(GetResult(ticket))
 
     def cancel(self, ticket: str) -> None:
-        self.issued[ticket].ask(CancelJob(ticket))
+        self.submitted[ticket].ask(CancelJob(ticket))
 
     def shown(self, node: SimNode, reply: Any) -> None:
         """A client reads this. From here on it must stay true."""
@@ -512,9 +629,9 @@ class World:
                 assert known == view.outcome, (
                     f"seed {self.seed}: {view.ticket} was {known}, is {view.outcome}"
                 )
-                if isinstance(reply, CancelOf) and view.outcome == "cancelled":
-                    self.cancel_shown.add(view.ticket)
-            case UnknownTicket(ticket):
+                if view.outcome == "cancelled":
+                    self.cancel_shown.setdefault(view.ticket, self.now)
+            case UnknownTicket(ticket) if ticket in self.issued:
                 raise AssertionError(f"seed {self.seed}: the ticket {ticket} was issued and is not known")
 
     # --- what must hold after every step ---------------------------------------------------------
@@ -528,6 +645,10 @@ class World:
     def check(self) -> None:
         if self.balancer is not None:
             check_ledger(self.core)
+
+
+def is_endless(spec: JobSpec) -> bool:
+    return isinstance(spec, Sleep) and spec.ms > DAY * 1000 or isinstance(spec, Command) and spec.line == LONG
 
 
 def check_ledger(core: Balancer) -> None:
