@@ -156,7 +156,7 @@ class Wire:
         self.open = [False, False]
 
     def end(self, way: int, arrive: Callable[[], None]) -> None:
-        """The sender of that way is dead: `arrive` comes after what it has sent, and the other way is closed."""
+        """The sender of that way is dead: `arrive` comes after what it sent; the other way is closed."""
         self.open[1 - way] = False
         self._pass(way, arrive)
 
@@ -648,7 +648,9 @@ class World:
 
 
 def is_endless(spec: JobSpec) -> bool:
-    return isinstance(spec, Sleep) and spec.ms > DAY * 1000 or isinstance(spec, Command) and spec.line == LONG
+    if isinstance(spec, Sleep):
+        return spec.ms > DAY * 1000
+    return spec.line == LONG
 
 
 def check_ledger(core: Balancer) -> None:
