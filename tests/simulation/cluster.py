@@ -10,20 +10,19 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+from checks import check_ledger, check_nothing_runs_in_vain, step_balancer, step_node
 from clusternode.core import events as node_events
 from clusternode.core.node import Identity, NodeCore
 from clusternode.core.origin import Stored, reply_of_done, view_of_done
 from loadbalancer.core import events as balancer_events
 from loadbalancer.core.balancer import Balancer
-from loadbalancer.core.jobs import Forget, Row, State
 from loadbalancer.core.settings import Settings
-from loadbalancer.store.sqlite import coalesce
+from machinery import WIRE_DELAYS, BalancerDisk, NodeDisk, Process, Wire
 from protocol.dialogue import CancelJob, GetResult, Submit, Wait
 from protocol.job import Command, Ended, JobSpec, Sleep
-from protocol.messages import Hello, Message, RequestOfRes, ResReq, Result, decode, encode
+from protocol.messages import Hello, Job, Message, RequestOfRes, Result
 from protocol.replies import CancelOf, ResultOf, TicketIssued, UnknownTicket
 
 #: A command that takes its node along.
@@ -33,200 +32,10 @@ DAY = 24 * 3600.0
 LONG = f"{3 * DAY:.0f}"
 #: Steps from one look at all the books to the next: it takes as long as many steps.
 CHECK_EVERY = 20
-COMMIT_DELAY = (0.0002, 0.004)
-#: Of a wire in a machine room, across a country, and of one that should not be used.
-WIRE_DELAYS = ((0.0001, 0.01), (0.02, 0.2), (0.2, 1.5))
 #: How long the balancer may take to see that a link is gone, whatever the node does meanwhile.
 LOSS_DELAYS = (0.001, 0.001, 0.2, 3.0)
 #: From here on a node that has been connected ought to have heard what is cancelled.
 CANCEL_REACHES = 10.0
-
-
-class Process:
-    """One incarnation of a program around its core, as `runtime.engine.Engine` runs it."""
-
-    def __init__(self, world: World, core: Any, tick: Any, apply: Callable[[list[Any]], None]) -> None:
-        self.world = world
-        self.core = core
-        self.step = core.step
-        self.alive = True
-        self._tick = tick
-        self._apply = apply
-        self._records: list[Any] = []
-        self._actions: list[Any] = []
-        self._committing = False
-        self._timer_at = float("inf")
-        self._timer = 0
-        #: Stopped, as by SIGSTOP: what comes is seen when it goes on.
-        self.paused = False
-        self._unseen: list[Any] = []
-        self.fail_next_commit = False
-        self.perform: Callable[[Any], None] = lambda action: None
-        self.died: Callable[[], None] = lambda: None
-
-    def pause(self, seconds: float) -> None:
-        self.paused = True
-        self.world.after(seconds, self._go_on)
-
-    def _go_on(self) -> None:
-        self.paused = False
-        unseen, self._unseen = self._unseen, []
-        for event in unseen:
-            self.submit(event)
-        self._commit()
-
-    def submit(self, event: Any) -> None:
-        if not self.alive:
-            return
-        if self.paused:
-            self._unseen.append(event)
-            return
-        outcome = self.step(event, self.world.now)
-        self.world.steps += 1
-        for action in outcome.prompt:
-            self.perform(action)
-        self._records += outcome.records
-        self._actions += outcome.actions
-        self._commit()
-        deadline = self.core.next_deadline()
-        if deadline is not None and deadline < self._timer_at:
-            self._timer_at = deadline
-            self._timer = timer = next(self.world.counter)
-            self.world.at(max(deadline, self.world.now), lambda: self._on_timer(timer))
-
-    def _on_timer(self, timer: int) -> None:
-        if timer == self._timer:
-            self._timer_at = float("inf")
-            self.submit(self._tick)
-
-    def _commit(self) -> None:
-        if self._committing or self.paused or not (self._records or self._actions):
-            return
-        records, self._records = self._records, []
-        actions, self._actions = self._actions, []
-        self._committing = True
-        delay = self.world.random.uniform(*COMMIT_DELAY) if records else 0.0
-        self.world.after(delay, lambda: self._committed(records, actions))
-
-    def _committed(self, records: list[Any], actions: list[Any]) -> None:
-        if not self.alive:
-            return  # crashed before the disk had it
-        if records and self.fail_next_commit:
-            self.died()  # the disk is full: nothing of it is there, and the program ends
-            return
-        self._apply(records)
-        if self.paused:
-            self.world.after(0.01, lambda: self._released(actions))
-        else:
-            self._released(actions)
-
-    def _released(self, actions: list[Any]) -> None:
-        if not self.alive:
-            return
-        if self.paused:
-            self.world.after(0.01, lambda: self._released(actions))
-            return
-        self._committing = False
-        for action in actions:
-            self.perform(action)
-        self._commit()
-
-
-class Wire:
-    """A TCP connection: in order each way, until it is cut. `blocked`: way by way, nothing comes through.
-
-    Each way closes by itself: what a process has sent before it died still arrives.
-    """
-
-    def __init__(self, world: World, blocked: list[bool]) -> None:
-        self.world = world
-        self.open = [True, True]
-        self.delay = WIRE_DELAYS[0]
-        self._blocked = blocked
-        self._held: tuple[list[Callable[[], None]], list[Callable[[], None]]] = ([], [])
-        self._ready = [0.0, 0.0]
-
-    def send(self, way: int, message: Message, receive: Callable[[Message], None]) -> None:
-        """Delivers through the real encoding, after what went the same way before."""
-        body = encode(message)[4:]
-        self._pass(way, lambda: receive(decode(body)))
-
-    def close(self) -> None:
-        """At once, both ways; what was under way is gone."""
-        self.open = [False, False]
-
-    def end(self, way: int, arrive: Callable[[], None]) -> None:
-        """The sender of that way is dead: `arrive` comes after what it sent; the other way is closed."""
-        self.open[1 - way] = False
-        self._pass(way, arrive)
-
-    def unblocked(self) -> None:
-        """What was held up comes through, as TCP sends it again."""
-        for way, held in enumerate(self._held):
-            arrivals, held[:] = list(held), []
-            for arrival in arrivals:
-                self._pass(way, arrival)
-
-    def _pass(self, way: int, arrive: Callable[[], None]) -> None:
-        if self._blocked[way]:
-            self._held[way].append(arrive)
-            return
-        at = max(self._ready[way], self.world.now + self.world.random.uniform(*self.delay))
-        self._ready[way] = at
-        self.world.at(at, lambda: self._arrive(way, arrive))
-
-    def _arrive(self, way: int, arrive: Callable[[], None]) -> None:
-        if self._blocked[way]:
-            self._held[way].append(arrive)
-        elif self.open[way]:
-            arrive()
-
-
-@dataclass
-class BalancerDisk:
-    rows: dict[int, Row] = field(default_factory=dict)
-    epoch: int = 0
-
-    def apply(self, records: list[Any]) -> None:
-        for record in coalesce(records):
-            if isinstance(record, Forget):
-                self.rows.pop(record.seq, None)
-                continue
-            old = self.rows.get(record.seq)
-            if old is not None:
-                assert record.version > old.version
-                body = old.body if record.body is None else record.body
-                record = record._replace(
-                    body=body, result=old.result if record.result is None else record.result
-                )
-            assert record.body is not None
-            self.rows[record.seq] = record
-
-
-@dataclass
-class NodeDisk:
-    tickets: dict[int, node_events.Submitted] = field(default_factory=dict)
-    cancelled: set[int] = field(default_factory=set)
-    done: dict[int, Ended] = field(default_factory=dict)
-    kept: dict[str, Ended] = field(default_factory=dict)
-
-    def apply(self, records: list[Any]) -> None:
-        for record in records:
-            match record:
-                case node_events.Submitted():
-                    self.tickets[record.seq] = record
-                case node_events.CancelAsked(seq):
-                    self.cancelled.add(seq)
-                case node_events.Done(seq, ended):
-                    assert seq not in self.done, f"a second outcome was recorded for {ended.ticket}"
-                    self.done[seq] = ended
-                case node_events.Kept(ended):
-                    self.kept[ended.ticket] = ended
-                case node_events.Released(ticket):
-                    self.kept.pop(ticket, None)
-
-    def find(self, ticket: str) -> int | None:
-        return next((seq for seq, row in self.tickets.items() if row.ticket == ticket), None)
 
 
 class SimNode:
@@ -241,7 +50,14 @@ class SimNode:
         self.process: Process | None = None
         self.wire: Wire | None = None
         self.link = 0
-        self.linked_at = world.now
+        #: Since when it has been connected, and since when nothing has been in its way.
+        self.linked_at = self.calm_since = world.now
+        #: Attempts sent to it that have not arrived.
+        self.on_their_way: set[tuple[str, int]] = set()
+        #: Attempts whose command runs, whatever the core knows of it.
+        self.commands: set[tuple[str, int]] = set()
+        #: It never comes back, nor does its disk.
+        self.gone = False
         #: To the balancer, from the balancer: nothing comes through.
         self.blocked = [False, False]
         self.delay = WIRE_DELAYS[0]
@@ -249,7 +65,7 @@ class SimNode:
         self.client = next(world.counter)
 
     def start(self) -> None:
-        if self.process is not None:
+        if self.process is not None or self.gone:
             return
         disk = self.disk
         stored = [
@@ -261,7 +77,7 @@ class SimNode:
         identity = Identity(self.node_id, f"i{next(self.world.counter)}", self.name, self.slots)
         core = NodeCore(identity, stored, max(disk.tickets, default=0) + 1, kept, self.world.now)
         process = Process(self.world, core, node_events.Tick(), disk.apply)
-        process.step = lambda event, now: self._step(core, event, now)
+        process.step = lambda event, now: step_node(self.world, core, event, now)
         process.perform = lambda action: self._perform(process, action)
         process.died = self.crash_and_return
         self.process = process
@@ -271,6 +87,7 @@ class SimNode:
         if self.process is not None:
             self.process.alive = False
             self.process = None
+            self.commands.clear()
         wire, link = self.wire, self.link
         if wire is not None and self.world.random.random() < 0.5:
             # The kernel still delivers what was sent; a new incarnation may be heard before that.
@@ -278,6 +95,11 @@ class SimNode:
             wire.end(0, lambda: self.world.link_lost(link))
         else:
             self.cut()
+
+    def die(self) -> None:
+        """For good."""
+        self.gone = True
+        self.crash()
 
     def crash_and_return(self) -> None:
         self.crash()
@@ -301,7 +123,8 @@ class SimNode:
     @property
     def is_cut_off(self) -> bool:
         """It cannot hear the balancer."""
-        return self.wire is None or not self.wire.open[1] or any(self.blocked)
+        known = self.world.links.get(self.link)
+        return self.wire is None or known is None or known.wire is not self.wire or any(self.blocked)
 
     def block(self, ways: list[bool]) -> None:
         """A partition, perhaps one-way; [False, False] heals it."""
@@ -344,7 +167,8 @@ class SimNode:
                 return
             self.wire = Wire(self.world, self.blocked)
             self.wire.delay = self.delay
-            self.link = self.world.connected(self)
+            self.link = self.world.connected(self, self.wire)
+            self.on_their_way.clear()
             self.linked_at = self.world.now
             process.submit(node_events.LinkUp())
 
@@ -369,18 +193,6 @@ class SimNode:
             self.wire.delay = delay
 
     # --- what the core decides -------------------------------------------------------------------
-
-    def _step(self, core: NodeCore, event: Any, now: float) -> Any:
-        """Each result that comes home ends an open ticket, or is stale."""
-        message = event.message if isinstance(event, node_events.FromBalancer) else None
-        if not isinstance(message, Result | ResReq) or not core.connected:
-            return core.step(event, now)
-        origin = core.origin
-        before = origin.stale - len(origin.open)
-        outcome = core.step(event, now)
-        came = origin.stale - len(origin.open) - before
-        assert came == len(message.results), f"seed {self.world.seed}: a result went uncounted at its origin"
-        return outcome
 
     def _perform(self, process: Process, action: Any) -> None:
         match action:
@@ -407,6 +219,7 @@ class SimNode:
                 if line == POISON:
                     self.crash_and_return()
                     return
+                self.commands.add((ticket, attempt))
                 seconds, _, code = line.partition(" ")
                 self.world.after(
                     float(seconds), lambda: self._ended(process, ticket, attempt, int(code or 0))
@@ -421,13 +234,22 @@ class SimNode:
             self.world.shown(self, reply)
 
     def _ended(self, process: Process, ticket: str, attempt: int, code: int) -> None:
-        now = self.world.now
-        process.submit(node_events.CommandEnded(ticket, attempt, now, now, code))
+        if process is self.process and (ticket, attempt) in self.commands:
+            self.commands.discard((ticket, attempt))
+            now = self.world.now
+            process.submit(node_events.CommandEnded(ticket, attempt, now, now, code))
 
     def _send(self, message: Message) -> None:
         if self.wire is not None:
             link = self.link
             self.wire.send(0, message, lambda received: self.world.to_balancer(link, received))
+
+
+class Known(NamedTuple):
+    """What the balancer's end of a link leads to."""
+
+    node: SimNode
+    wire: Wire
 
 
 class World:
@@ -444,7 +266,7 @@ class World:
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self.balancer: Process | None = None
         self.balancer_disk = BalancerDisk()
-        self.links: dict[int, SimNode] = {}
+        self.links: dict[int, Known] = {}
         self.nodes = [SimNode(self, number, slots) for number in range(nodes)]
         #: What clients sent: ticket -> node, whether they read the ticket or not.
         self.submitted: dict[str, SimNode] = {}
@@ -454,6 +276,8 @@ class World:
         self.cancel_shown: dict[str, float] = {}
         #: Tickets of jobs that would run for days.
         self.endless: set[str] = set()
+        #: (ticket, attempt, node) of what runs and should not, and since when.
+        self.in_vain: dict[tuple[str, int, str], float] = {}
         self.attempts_started: list[tuple[str, int, str]] = []
         self._starts: dict[str, set[int]] = {}
         self.at_most_once: set[str] = set()
@@ -507,7 +331,7 @@ class World:
         rows = [row._replace(result=None) for _, row in sorted(disk.rows.items())]
         core = Balancer(self.settings, "lb", disk.epoch, rows, self.now)
         process = Process(self, core, balancer_events.Tick(), disk.apply)
-        process.step = lambda event, now: self._step_balancer(core, event, now)
+        process.step = lambda event, now: step_balancer(self, core, event, now)
         process.perform = self._perform
         process.died = self.crash_balancer_and_return
         self.balancer = process
@@ -521,39 +345,13 @@ class World:
         for node in self.nodes:
             node.balancer_died()
 
-    def _step_balancer(self, core: Balancer, event: Any, now: float) -> Any:
-        """Each result that comes is used, or stale; and one of a job that is over changes nothing."""
-        message = event.message if isinstance(event, balancer_events.MessageReceived) else None
-        node = self.links.get(event.link) if message is not None else None
-        ledger = core.ledger
-        known = ledger.nodes.get(node.node_id) if node is not None else None
-        is_result = isinstance(message, Result | ResReq)
-        if known is None or known.link != event.link or not is_result:
-            return core.step(event, now)
-        over = {
-            ended.ticket: job
-            for ended in message.results
-            if (job := ledger.jobs.get(ended.ticket)) is None or job.state is State.DONE
-        }
-        before = {ticket: job and (job.attempt, job.outcome, job.version) for ticket, job in over.items()}
-        used, stale = known.done + ledger.counters["lost attempts"], ledger.counters["stale"]
-        outcome = core.step(event, now)
-        used = known.done + ledger.counters["lost attempts"] - used
-        stale = ledger.counters["stale"] - stale
-        assert used + stale == len(message.results), f"seed {self.seed}: a result went uncounted"
-        assert stale >= len(over), f"seed {self.seed}: a stale result was used"
-        for ticket, job in over.items():
-            after = job and (job.attempt, job.outcome, job.version)
-            assert after == before[ticket], f"seed {self.seed}: {ticket} was changed by a stale result"
-        return outcome
-
     def crash_balancer_and_return(self) -> None:
         self.crash_balancer()
         self.after(0.5, self.start_balancer)
 
-    def connected(self, node: SimNode) -> int:
+    def connected(self, node: SimNode, wire: Wire) -> int:
         link = next(self.counter)
-        self.links[link] = node
+        self.links[link] = Known(node, wire)
         return link
 
     def link_lost(self, link: int) -> None:
@@ -589,15 +387,22 @@ class World:
                 if tickets:
                     self._to_node(link, RequestOfRes(list(tickets)))
             case balancer_events.Close(link) if link in self.links:
-                node = self.links.pop(link)
+                node = self.links.pop(link).node
                 self.after(0.001, lambda: node.lost_by_peer(link))
 
     def _to_node(self, link: int, message: Message) -> None:
-        node = self.links.get(link)
-        if node is None or node.wire is None or node.process is None:
+        known = self.links.get(link)
+        if known is None or known.node.process is None:
             return
-        process = node.process
-        node.wire.send(1, message, lambda received: process.submit(node_events.FromBalancer(received)))
+        node, process = known.node, known.node.process
+        attempts = [(item.ticket, item.attempt) for item in message.jobs] if isinstance(message, Job) else []
+        node.on_their_way.update(attempts)
+
+        def receive(received: Message) -> None:
+            node.on_their_way.difference_update(attempts)
+            process.submit(node_events.FromBalancer(received))
+
+        known.wire.send(1, message, receive)
 
     # --- clients ---------------------------------------------------------------------------------
 
@@ -645,22 +450,10 @@ class World:
     def check(self) -> None:
         if self.balancer is not None:
             check_ledger(self.core)
+        check_nothing_runs_in_vain(self)
 
 
 def is_endless(spec: JobSpec) -> bool:
     if isinstance(spec, Sleep):
         return spec.ms > DAY * 1000
     return spec.line == LONG
-
-
-def check_ledger(core: Balancer) -> None:
-    """Each job is in exactly one place, and the books agree."""
-    ledger = core.ledger
-    held = [job for node in ledger.nodes.values() for job in node.jobs.values()]
-    owed = [job for node in ledger.nodes.values() for job in node.undelivered.values()]
-    assert len(held) + len(owed) + ledger.waiting + ledger.delayed == len(ledger.jobs)
-    for node in ledger.nodes.values():
-        assert all(job.node == node.node_id for job in node.jobs.values())
-        assert all(job.state in (State.ASSIGNED, State.RUNNING) for job in node.jobs.values())
-        assert all(job.state is State.DONE and job.node is None for job in node.undelivered.values())
-        assert len(node.owed) == len(node.undelivered)

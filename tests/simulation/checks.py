@@ -1,0 +1,138 @@
+"""What must hold in a simulated cluster, whatever happens in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from clusternode.core import events as node_events
+from clusternode.core.node import NodeCore
+from loadbalancer.core import events as balancer_events
+from loadbalancer.core.balancer import Balancer
+from loadbalancer.core.jobs import State
+from protocol.messages import NotHere, ResReq, Result
+
+if TYPE_CHECKING:
+    from cluster import SimNode, World
+
+#: Seconds that a calm cluster has to end what should not run: several exchanges over its slowest wires.
+ENDS_WITHIN = 12.0
+
+
+def check_ledger(core: Balancer) -> None:
+    """Each job is in exactly one place, and the books agree."""
+    ledger = core.ledger
+    held = owed = 0
+    for node in ledger.nodes.values():
+        held += len(node.jobs)
+        owed += len(node.undelivered)
+        assert len(node.owed) == len(node.undelivered)
+        for job in node.jobs.values():
+            assert job.node == node.node_id
+            assert job.state is State.ASSIGNED or job.state is State.RUNNING
+        for job in node.undelivered.values():
+            assert job.state is State.DONE
+            assert job.node is None
+    assert held + owed + ledger.waiting + ledger.delayed == len(ledger.jobs)
+
+
+def step_balancer(world: World, core: Balancer, event: Any, now: float) -> Any:
+    """A step of the balancer, whose books are looked at before and after."""
+    message = event.message if isinstance(event, balancer_events.MessageReceived) else None
+    if message is None or event.link not in world.links:
+        return core.step(event, now)
+    node = world.links[event.link].node
+    known = core.ledger.nodes.get(node.node_id)
+    if known is None or known.link != event.link:
+        return core.step(event, now)
+    if isinstance(message, Result | ResReq):
+        return _step_results(world, core, event, now, known)
+    if isinstance(message, NotHere):
+        return _step_not_here(world, core, event, now, node)
+    return core.step(event, now)
+
+
+def _step_results(world: World, core: Balancer, event: Any, now: float, known: Any) -> Any:
+    """Each result that comes is used, or stale; and one of a job that is over changes nothing."""
+    ledger, results = core.ledger, event.message.results
+    over = {
+        ended.ticket: job
+        for ended in results
+        if (job := ledger.jobs.get(ended.ticket)) is None or job.state is State.DONE
+    }
+    before = {ticket: job and (job.attempt, job.outcome, job.version) for ticket, job in over.items()}
+    used, stale = known.done + ledger.counters["lost attempts"], ledger.counters["stale"]
+    outcome = core.step(event, now)
+    used = known.done + ledger.counters["lost attempts"] - used
+    stale = ledger.counters["stale"] - stale
+    assert used + stale == len(results), f"seed {world.seed}: a result went uncounted"
+    assert stale >= len(over), f"seed {world.seed}: a stale result was used"
+    for ticket, job in over.items():
+        after = job and (job.attempt, job.outcome, job.version)
+        assert after == before[ticket], f"seed {world.seed}: {ticket} was changed by a stale result"
+    return outcome
+
+
+def _step_not_here(world: World, core: Balancer, event: Any, now: float, node: SimNode) -> Any:
+    """Of what a node says it has not, nothing is given up that it has, or that is on its way to it."""
+    jobs = core.ledger.jobs
+    before = [(job, job.attempt) for ticket in event.message.tickets if (job := jobs.get(ticket)) is not None]
+    outcome = core.step(event, now)
+    for job, attempt in before:
+        if job.attempt != attempt or job.state is State.DONE:
+            where = f"seed {world.seed}: {job.ticket} attempt {attempt}"
+            assert (job.ticket, attempt) not in node.on_their_way, f"{where} was given up, on its way"
+            assert node.process is None or not _has(node.process.core, job.ticket, attempt), (
+                f"{where} was given up, and its node has it"
+            )
+    return outcome
+
+
+def _has(core: NodeCore, ticket: str, attempt: int) -> bool:
+    executor = core.executor
+    queued, running = executor.queue.get(ticket), executor.running.get(ticket)
+    return (queued is not None and queued.attempt == attempt) or (
+        running is not None and running.attempt == attempt
+    )
+
+
+def step_node(world: World, core: NodeCore, event: Any, now: float) -> Any:
+    """A step of a node: each result that comes home ends an open ticket, or is stale."""
+    message = event.message if isinstance(event, node_events.FromBalancer) else None
+    if not isinstance(message, Result | ResReq) or not core.connected:
+        return core.step(event, now)
+    origin = core.origin
+    before = origin.stale - len(origin.open)
+    outcome = core.step(event, now)
+    came = origin.stale - len(origin.open) - before
+    assert came == len(message.results), f"seed {world.seed}: a result went uncounted at its origin"
+    return outcome
+
+
+def check_nothing_runs_in_vain(world: World) -> None:
+    """In calm times what is cancelled, done, or given to another node does not run on."""
+    balancer = world.balancer
+    calm = balancer is not None and not balancer.paused
+    for node in world.nodes:
+        if not calm or node.process is None or node.process.paused or node.is_cut_off:
+            node.calm_since = world.now
+    if balancer is None:
+        return
+    in_vain: dict[tuple[str, int, str], float] = {}
+    jobs = balancer.core.ledger.jobs
+    for node in world.nodes:
+        if node.process is None:
+            continue
+        running = node.process.core.executor.running
+        attempts = [(ticket, job.attempt) for ticket, job in running.items()]
+        for ticket, attempt in dict.fromkeys([*attempts, *sorted(node.commands)]):
+            origin = world.submitted[ticket]
+            open_job = origin.process.core.origin.open.get(ticket) if origin.process is not None else None
+            job = jobs.get(ticket)
+            is_wanted = job is not None and job.node == node.node_id and job.attempt == attempt
+            if is_wanted and ticket in running and (open_job is None or not open_job.cancelled):
+                continue
+            key = (ticket, attempt, node.node_id)
+            since = in_vain[key] = world.in_vain.get(key, world.now)
+            calm_for = world.now - max(since, node.calm_since, origin.calm_since)
+            assert calm_for < ENDS_WITHIN, f"seed {world.seed}: {ticket} attempt {attempt} runs on in vain"
+    world.in_vain = in_vain
