@@ -61,6 +61,8 @@ class SimNode:
         #: To the balancer, from the balancer: nothing comes through.
         self.blocked = [False, False]
         self.delay = WIRE_DELAYS[0]
+        #: The longest delay since all was calm.
+        self.slowest = self.delay[1]
         #: The one client that is there; who hung up reads nothing more.
         self.client = next(world.counter)
 
@@ -189,6 +191,7 @@ class SimNode:
     def slow_down(self, delay: tuple[float, float]) -> None:
         """The way to the balancer takes so long from here on."""
         self.delay = delay
+        self.slowest = max(self.slowest, delay[1])
         if self.wire is not None:
             self.wire.delay = delay
 
