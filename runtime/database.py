@@ -21,6 +21,8 @@ _CHECKPOINT_PAGES = 4000
 _CHECKED_PAGES = 131_072
 #: The first byte of a sealed value; MessagePack, which all values are, never uses it.
 _SEAL = b"\xc1"
+#: What leads from one schema version to the next: statements, or what cannot be said in them.
+Migration = str | Callable[[sqlite3.Connection], None]
 #: What SQLite raises where it meets damage itself.
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -32,7 +34,7 @@ class BrokenSeal(sqlite3.DatabaseError):
 
 
 def seal(value: bytes, *context: object) -> bytes:
-    """`value` with a checksum of it and of the columns beside it: SQLite has none."""
+    """`value` with a checksum of it and of `context`, which stands elsewhere in its row: SQLite has none."""
     return b"%b%b%b" % (_SEAL, _checksum(value, context), value)
 
 
@@ -50,6 +52,13 @@ def unseal(stored: bytes, *context: object) -> bytes:
     return value
 
 
+def sealed_value(stored: object, *context: object) -> bytes:
+    """As `unseal`, of what was never stored without a seal."""
+    if not isinstance(stored, bytes) or not stored.startswith(_SEAL):
+        raise BrokenSeal("a stored value has lost its seal")
+    return unseal(stored, *context)
+
+
 def _checksum(value: bytes, context: tuple[object, ...]) -> bytes:
     return zlib.crc32(value, zlib.crc32("\0".join(map(str, context)).encode())).to_bytes(4, "big")
 
@@ -62,7 +71,7 @@ class Database:
         self._path = path
 
     @classmethod
-    async def open(cls, path: Path, application_id: int, migrations: Sequence[str]) -> Database:
+    async def open(cls, path: Path, application_id: int, migrations: Sequence[Migration]) -> Database:
         """Opens or makes the file and brings its schema forward, `migrations[n]` leading to version n + 1.
 
         Raises:
@@ -141,7 +150,7 @@ def _transaction(connection: sqlite3.Connection, change: Callable[[sqlite3.Conne
     return result
 
 
-def _prepare(connection: sqlite3.Connection, application_id: int, migrations: Sequence[str]) -> None:
+def _prepare(connection: sqlite3.Connection, application_id: int, migrations: Sequence[Migration]) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (owner,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -164,8 +173,11 @@ def _prepare(connection: sqlite3.Connection, application_id: int, migrations: Se
     connection.execute("PRAGMA cache_size = -16384")
 
     def migrate(connection: sqlite3.Connection) -> None:
-        for script in migrations[version:]:
-            for statement in filter(None, map(str.strip, script.split(";"))):
+        for migration in migrations[version:]:
+            if callable(migration):
+                migration(connection)
+                continue
+            for statement in filter(None, map(str.strip, migration.split(";"))):
                 connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {application_id}")
         connection.execute(f"PRAGMA user_version = {len(migrations)}")

@@ -11,12 +11,11 @@ from clusternode.core.events import CancelAsked, Done, Kept, Record, Released, S
 from clusternode.core.origin import Stored
 from protocol.job import Ended
 from protocol.limits import MIB
-from runtime.database import BrokenSeal, Database, seal, unseal
+from runtime.database import BrokenSeal, Database, Migration, seal, sealed_value, unseal
 
 _APPLICATION_ID = 0x45564E44  # "EVND"
 
-_MIGRATIONS = [
-    """
+_VERSION_1 = """
     CREATE TABLE node (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL, name TEXT NOT NULL);
     CREATE TABLE tickets (
         seq INTEGER PRIMARY KEY,
@@ -36,7 +35,32 @@ _MIGRATIONS = [
         report BLOB NOT NULL
     )
     """
-]
+
+
+def _to_version_2(connection: sqlite3.Connection) -> None:
+    """Seals on what had none: the node's id, whether a job is cancelled; and on all values, not on some.
+
+    Each row is changed in place behind the cursor: a node's history may be larger than its memory.
+    """
+    for node_id, name in connection.execute("SELECT id, name FROM node").fetchall():
+        connection.execute("UPDATE node SET id = ?", (seal(node_id.encode(), name),))
+    tickets = "SELECT seq, ticket, submitted_at, cancelled, body FROM tickets"
+    for seq, ticket, submitted_at, cancelled, body in connection.execute(tickets):
+        value = unseal(body, ticket, submitted_at)
+        connection.execute(
+            "UPDATE tickets SET cancelled = ?, body = ? WHERE seq = ?",
+            (_cancelled(seq) if cancelled else 0, seal(value, ticket, submitted_at), seq),
+        )
+    reports = "SELECT report, ticket, attempt, outcome, seq FROM reports JOIN tickets USING (seq)"
+    for report, *context, seq in connection.execute(reports):
+        value = seal(unseal(report, *context), *context)
+        connection.execute("UPDATE reports SET report = ? WHERE seq = ?", (value, seq))
+    for ticket, *context, report in connection.execute("SELECT * FROM kept").fetchall():
+        value = seal(unseal(report, ticket, *context), ticket, *context)
+        connection.execute("UPDATE kept SET report = ? WHERE ticket = ?", (value, ticket))
+
+
+_MIGRATIONS: list[Migration] = [_VERSION_1, _to_version_2]
 
 #: A page of `getall` ends after so many bytes of reports, so that its memory does not depend on them.
 PAGE_BYTES = 2 * MIB
@@ -72,13 +96,14 @@ class SqliteStore:
         """(id, name) of this node, kept from its first start; a given `name` replaces the kept one."""
 
         def change(connection: sqlite3.Connection) -> tuple[str, str]:
-            connection.execute(
-                "INSERT INTO node VALUES (1, ?, ?) ON CONFLICT (one) DO NOTHING",
-                (new_id, name or default_name),
-            )
-            if name is not None:
-                connection.execute("UPDATE node SET name = ?", (name,))
-            row: tuple[str, str] = connection.execute("SELECT id, name FROM node").fetchone()
+            found = connection.execute("SELECT id, name FROM node").fetchone()
+            if found is None:
+                node_id, kept_name = new_id, default_name
+            else:
+                node_id, kept_name = sealed_value(found[0], found[1]).decode(), found[1]
+            row = (node_id, name or kept_name)
+            sealed = seal(node_id.encode(), row[1])
+            connection.execute("INSERT OR REPLACE INTO node VALUES (1, ?, ?)", (sealed, row[1]))
             return row
 
         return await self._database.write(change)
@@ -94,7 +119,7 @@ class SqliteStore:
                 " WHERE outcome IS NULL ORDER BY seq"
             )
             stored = [
-                Stored(seq, ticket, at, unseal(body, ticket, at), cancelled)
+                Stored(seq, ticket, at, sealed_value(body, ticket, at), _is_cancelled(cancelled, seq))
                 for seq, ticket, at, body, cancelled in rows
             ]
             (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM tickets").fetchone()
@@ -113,7 +138,7 @@ class SqliteStore:
             for r in records
             if isinstance(r, Submitted)
         ]
-        cancelled = [(r.seq,) for r in records if isinstance(r, CancelAsked)]
+        cancelled = [(_cancelled(r.seq), r.seq) for r in records if isinstance(r, CancelAsked)]
         done = [r for r in records if isinstance(r, Done)]
         outcomes = [(r.ended.attempt, r.ended.outcome, r.seq) for r in done]
         reports = [(r.seq, _sealed(r.ended).body) for r in done]
@@ -122,7 +147,7 @@ class SqliteStore:
         def change(connection: sqlite3.Connection) -> None:
             # In this order a ticket that was submitted, cancelled and done in one batch ends as done.
             connection.executemany("INSERT INTO tickets VALUES (?, ?, ?, 0, 0, NULL, ?)", submitted)
-            connection.executemany("UPDATE tickets SET cancelled = 1 WHERE seq = ?", cancelled)
+            connection.executemany("UPDATE tickets SET cancelled = ? WHERE seq = ?", cancelled)
             connection.executemany(
                 "UPDATE tickets SET attempt = ?, outcome = ? WHERE seq = ? AND outcome IS NULL", outcomes
             )
@@ -195,7 +220,7 @@ def _row(found: tuple[int, str, float, bytes, int, str | None, bytes | None]) ->
     seq, ticket, submitted_at, body, attempt, outcome, report = found
     ended = None if outcome is None else Ended(ticket, attempt, outcome, report or b"")
     try:
-        body = unseal(body, ticket, submitted_at)
+        body = sealed_value(body, ticket, submitted_at)
         ended = ended and _unsealed(ended)
     except BrokenSeal:
         # Its reader finds nothing that can be read, and says that of this ticket alone.
@@ -208,7 +233,16 @@ def _sealed(ended: Ended) -> Ended:
 
 
 def _unsealed(ended: Ended) -> Ended:
-    return ended._replace(body=unseal(ended.body, ended.ticket, ended.attempt, ended.outcome))
+    return ended._replace(body=sealed_value(ended.body, ended.ticket, ended.attempt, ended.outcome))
+
+
+def _cancelled(seq: int) -> bytes:
+    """What `cancelled` holds of a cancelled job, in place of 0: no change of some bits cancels another."""
+    return seal(b"", seq)
+
+
+def _is_cancelled(value: object, seq: int) -> bool:
+    return value != 0 and sealed_value(value, seq) == b""
 
 
 def _kept_and_released(records: Sequence[Record]) -> tuple[list[Ended], list[tuple[str]]]:

@@ -370,8 +370,9 @@ class Balancer:
         asked_at, node.asked_at = node.asked_at, None
         for ticket in message.tickets:
             job = node.jobs.get(ticket)
-            # What was dispatched after we asked is on its way.
-            if job is not None and asked_at is not None and job.since <= asked_at:
+            # What was dispatched since we asked is on its way; also in the same instant, as when it came back
+            # and went out again in one go.
+            if job is not None and asked_at is not None and job.since < asked_at:
                 self.ledger.lose(job, crashed=False)
 
     def _on_ack_results(self, node: Node, message: AckResults) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
+
+import msgpack
 
 from loadbalancer.core.jobs import Forget, Record, Row
 from loadbalancer.store import Fenced, Opened
-from runtime.database import Database, seal, unseal
+from runtime.database import Database, Migration, seal, sealed_value, unseal
 
 _APPLICATION_ID = 0x45564C42  # "EVLB"
 
-_MIGRATIONS = [
-    """
+_VERSION_1 = """
     CREATE TABLE balancer (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL, epoch INTEGER NOT NULL);
     CREATE TABLE jobs (
         seq INTEGER PRIMARY KEY,
@@ -35,22 +37,43 @@ _MIGRATIONS = [
     );
     CREATE TABLE results (seq INTEGER PRIMARY KEY, result BLOB NOT NULL)
     """
-]
+#: `job` holds what never changes of a job, `state` what does; both are MessagePack, and sealed.
+_JOBS = """
+    CREATE TABLE jobs (
+        seq INTEGER PRIMARY KEY,
+        version INTEGER NOT NULL,
+        state BLOB NOT NULL,
+        job BLOB NOT NULL
+    )
+    """
+
+
+def _to_version_2(connection: sqlite3.Connection) -> None:
+    """Every value of version 1 gets a seal: there it was optional, and only what never changes had one."""
+    for balancer_id, epoch in connection.execute("SELECT id, epoch FROM balancer").fetchall():
+        connection.execute("UPDATE balancer SET id = ?", (_sealed_id(balancer_id, epoch),))
+    connection.execute("ALTER TABLE jobs RENAME TO jobs_1")
+    connection.execute(_JOBS)
+    for found in connection.execute("SELECT * FROM jobs_1"):
+        row = Row._make((*found, None))
+        constant = (row.ticket, row.origin, float(row.submitted_at), row.retries, bool(row.at_most_once))
+        body = unseal(row.body or b"", *constant)
+        connection.execute(_INSERT, _inserted(row._replace(body=body)))
+    results = "SELECT result, seq, ticket, attempt, outcome FROM results JOIN jobs_1 USING (seq)"
+    for result, seq, *sealed_with in connection.execute(results).fetchall():
+        value = seal(unseal(result, *sealed_with), seq)
+        connection.execute("UPDATE results SET result = ? WHERE seq = ?", (value, seq))
+    connection.execute("DROP TABLE jobs_1")
+
+
+_MIGRATIONS: list[Migration] = [_VERSION_1, _to_version_2]
 
 _INSERT = """
-    INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (seq) DO UPDATE SET
-        version = excluded.version, state = excluded.state, attempt = excluded.attempt,
-        losses = excluded.losses, node = excluded.node, outcome = excluded.outcome,
-        result_size = excluded.result_size, failures = excluded.failures, not_before = excluded.not_before
+    INSERT INTO jobs VALUES (?, ?, ?, ?)
+    ON CONFLICT (seq) DO UPDATE SET version = excluded.version, state = excluded.state
     WHERE excluded.version > version
 """
-_UPDATE = """
-    UPDATE jobs SET version = ?, state = ?, attempt = ?, losses = ?, node = ?, outcome = ?, result_size = ?,
-        failures = ?, not_before = ?
-    WHERE seq = ? AND version < ?
-"""
-_SELECT_RESULT = "SELECT result, ticket, attempt, outcome FROM results JOIN jobs USING (seq) WHERE seq = ?"
+_UPDATE = "UPDATE jobs SET version = ?, state = ? WHERE seq = ? AND version < ?"
 
 
 class SqliteStore:
@@ -67,20 +90,21 @@ class SqliteStore:
 
     async def acquire(self, new_id: str) -> Opened:
         def change(connection: sqlite3.Connection) -> Opened:
-            connection.execute(
-                "INSERT INTO balancer VALUES (1, ?, 1) ON CONFLICT (one) DO UPDATE SET epoch = epoch + 1",
-                (new_id,),
+            found = connection.execute("SELECT id, epoch FROM balancer").fetchone()
+            balancer_id, epoch = (
+                (sealed_value(found[0], found[1]).decode(), found[1]) if found else (new_id, 0)
             )
-            return Opened(*connection.execute("SELECT id, epoch FROM balancer").fetchone())
+            opened = Opened(balancer_id, epoch + 1)
+            sealed = _sealed_id(*opened)
+            connection.execute("INSERT OR REPLACE INTO balancer VALUES (1, ?, ?)", (sealed, opened.epoch))
+            return opened
 
         return await self._database.write(change)
 
     async def load_open(self, epoch: int) -> list[Row]:
         def query(connection: sqlite3.Connection) -> list[Row]:
             _check_epoch(connection, epoch)
-            rows = connection.execute("SELECT * FROM jobs ORDER BY seq")
-            found = [Row._make((*row, None)) for row in rows]
-            return [row._replace(body=unseal(row.body or b"", *_sealed_with(row))) for row in found]
+            return [_row(*found) for found in connection.execute("SELECT * FROM jobs ORDER BY seq")]
 
         return await self._database.read(query)
 
@@ -103,10 +127,9 @@ class SqliteStore:
         def query(connection: sqlite3.Connection) -> dict[int, bytes]:
             found = {}
             for key in wanted:
-                row = connection.execute(_SELECT_RESULT, (key,)).fetchone()
+                row = connection.execute("SELECT result FROM results WHERE seq = ?", (key,)).fetchone()
                 if row is not None:
-                    result, *sealed_with = row
-                    found[key] = unseal(result, *sealed_with)
+                    found[key] = sealed_value(row[0], key)
             return found
 
         return await self._database.read(query)
@@ -120,9 +143,36 @@ def _check_epoch(connection: sqlite3.Connection, epoch: int) -> None:
         raise Fenced(f"another balancer has taken this store over since epoch {epoch}")
 
 
-def _sealed_with(row: Row) -> tuple[object, ...]:
-    """What a row's body is sealed with: all that never changes."""
-    return row.ticket, row.origin, float(row.submitted_at), row.retries, bool(row.at_most_once)
+def _sealed_id(balancer_id: str, epoch: int) -> bytes:
+    return seal(balancer_id.encode(), epoch)
+
+
+def _row(seq: int, version: int, state: object, job: object) -> Row:
+    """A row as it is stored.
+
+    Raises:
+        BrokenSeal: if anything of it has changed.
+    """
+    ticket, origin, submitted_at, retries, at_most_once, body = _unpack(sealed_value(job, seq))
+    place, attempt, losses, node, outcome, result_size, failures, not_before = _unpack(
+        sealed_value(state, seq, version)
+    )
+    what = (origin, attempt, losses, node, submitted_at, outcome, result_size, failures, not_before)
+    return Row(seq, ticket, version, place, *what, retries, at_most_once, body, None)
+
+
+def _unpack(value: bytes) -> Any:
+    return msgpack.unpackb(value, use_list=False)
+
+
+def _inserted(row: Row) -> tuple[int, int, bytes, bytes]:
+    job = (row.ticket, row.origin, row.submitted_at, row.retries, row.at_most_once, row.body)
+    return row.seq, row.version, _state(row), seal(msgpack.packb(job), row.seq)
+
+
+def _state(r: Row) -> bytes:
+    what = (r.state, r.attempt, r.losses, r.node, r.outcome, r.result_size, r.failures, r.not_before)
+    return seal(msgpack.packb(what), r.seq, r.version)
 
 
 def coalesce(changes: Sequence[Record]) -> list[Record]:
@@ -145,23 +195,21 @@ def coalesce(changes: Sequence[Record]) -> list[Record]:
 def _sort(
     changes: Iterable[Record],
 ) -> tuple[
-    list[Row | tuple[object, ...]], list[tuple[object, ...]], list[tuple[int, bytes]], list[tuple[int]]
+    list[tuple[int, int, bytes, bytes]],
+    list[tuple[int, bytes, int, int]],
+    list[tuple[int, bytes]],
+    list[tuple[int]],
 ]:
-    inserts: list[Row | tuple[object, ...]] = []
-    updates: list[tuple[object, ...]] = []
-    results: list[tuple[int, bytes]] = []
-    deletes: list[tuple[int]] = []
+    """(inserts, updates, results, deletes), as the statements take them."""
+    inserts, updates, results, deletes = [], [], [], []
     for record in changes:
         if isinstance(record, Forget):
             deletes.append((record.seq,))
             continue
         if record.body is not None:
-            inserts.append((*record[:15], seal(record.body, *_sealed_with(record))))
+            inserts.append(_inserted(record))
         else:
-            r = record
-            what = (r.version, r.state, r.attempt, r.losses, r.node, r.outcome, r.result_size)
-            updates.append((*what, r.failures, r.not_before, r.seq, r.version))
+            updates.append((record.version, _state(record), record.seq, record.version))
         if record.result is not None:
-            result = seal(record.result, record.ticket, record.attempt, record.outcome)
-            results.append((record.seq, result))
+            results.append((record.seq, seal(record.result, record.seq)))
     return inserts, updates, results, deletes

@@ -178,7 +178,9 @@ def run_with_faults(seed: int) -> World:
 
 
 #: Seeds beyond those that found a violation of the real cores. They stay.
-KEPT_SEEDS: tuple[int, ...] = ()
+KEPT_SEEDS = (
+    1004098,  # given back and dispatched again in the instant in which it was asked for: taken as lost
+)
 
 
 @pytest.mark.parametrize("seed", [*range(200), *KEPT_SEEDS])

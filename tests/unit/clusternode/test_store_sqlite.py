@@ -16,7 +16,7 @@ from clusternode.store.sqlite import (
     _kept_and_released,
 )
 from protocol.job import Ended
-from runtime.errors import StartError, StorageError
+from runtime.errors import Damaged, StartError, StorageError
 
 FILE = "clusternode.sqlite3"
 
@@ -277,6 +277,29 @@ async def test_a_file_of_version_1_is_read(tmp_path: Path) -> None:
     await store.close()
 
 
+@pytest.mark.parametrize("value", [1, 2, -1, b"", b"\xc1\0\0\0\0"])
+async def test_a_job_is_not_cancelled_by_damage(store: SqliteStore, tmp_path: Path, value: object) -> None:
+    await store.commit([submitted(1), CancelAsked(1), submitted(2)])
+    assert [job.cancelled for job in (await store.load())[0]] == [True, False]
+    connection = sqlite3.connect(tmp_path / FILE, isolation_level=None)
+    connection.execute("UPDATE tickets SET cancelled = ? WHERE seq = 2", (value,))
+    connection.close()
+    with pytest.raises(Damaged, match="a stored value"):
+        await store.load()
+
+
+@pytest.mark.parametrize(("column", "value"), [("name", "beta"), ("id", "n2"), ("id", b"n1")])
+async def test_a_node_does_not_become_another_by_damage(
+    store: SqliteStore, tmp_path: Path, column: str, value: object
+) -> None:
+    await store.identity("n1", None, "alpha")
+    connection = sqlite3.connect(tmp_path / FILE, isolation_level=None)
+    connection.execute(f"UPDATE node SET {column} = ?", (value,))
+    connection.close()
+    with pytest.raises(Damaged, match="a stored value"):
+        await store.identity("n1", None, "alpha")
+
+
 async def test_a_file_of_a_load_balancer_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / FILE)
     connection.executescript("CREATE TABLE jobs (seq); PRAGMA application_id = 0x45564c42")
@@ -287,9 +310,9 @@ async def test_a_file_of_a_load_balancer_is_refused(tmp_path: Path) -> None:
 
 async def test_a_file_of_a_later_version_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / FILE)
-    connection.executescript(f"{VERSION_1} PRAGMA user_version = 2")
+    connection.executescript(f"{VERSION_1} PRAGMA user_version = 3")
     connection.close()
     with pytest.raises(
-        StartError, match=r"clusternode\.sqlite3 is of schema version 2, this program knows 1"
+        StartError, match=r"clusternode\.sqlite3 is of schema version 3, this program knows 2"
     ):
         await SqliteStore.open(tmp_path)

@@ -1,5 +1,5 @@
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from loadbalancer.core.jobs import Forget, Record, Row, State
 from loadbalancer.store import Fenced, Opened
 from loadbalancer.store.sqlite import SqliteStore, coalesce
-from runtime.errors import StartError, StorageError
+from runtime.errors import Damaged, StartError, StorageError
 
 FILE = "loadbalancer.sqlite3"
 
@@ -214,7 +214,7 @@ async def test_a_batch_of_nothing_is_applied(store: SqliteStore) -> None:
 
 async def test_a_batch_is_applied_whole_or_not_at_all(store: SqliteStore, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"^cannot write .*loadbalancer\.sqlite3: "):
-        await store.apply(1, [row(1), row(2)._replace(origin=None)])  # type: ignore[arg-type]
+        await store.apply(1, [row(1), row(2)._replace(version=None)])  # type: ignore[arg-type]
     assert await reopened(tmp_path) == []
     await store.apply(1, [row(3)])
     assert await reopened(tmp_path) == [row(3)]
@@ -300,6 +300,46 @@ async def test_a_file_of_version_1_is_read(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_no_byte_of_a_value_changes_unnoticed(store: SqliteStore, tmp_path: Path) -> None:
+    done = row(1, state=State.DONE, outcome="failed", result_size=6, result=b"result")
+    await store.apply(1, [done, row(2, node="n2", state=State.ASSIGNED, not_before=7.5)])
+    await store.close()
+    connection = sqlite3.connect(tmp_path / FILE, isolation_level=None)
+    for column in ("version", "state", "job"):
+        (value,) = connection.execute(f"SELECT {column} FROM jobs WHERE seq = 2").fetchone()
+        for changed in changes_of(value):
+            connection.execute(f"UPDATE jobs SET {column} = ? WHERE seq = 2", (changed,))
+            with pytest.raises(Damaged, match="a stored value"):
+                await reopened(tmp_path)
+        connection.execute(f"UPDATE jobs SET {column} = ? WHERE seq = 2", (value,))
+    (value,) = connection.execute("SELECT result FROM results").fetchone()
+    for changed in changes_of(value):
+        connection.execute("UPDATE results SET result = ?", (changed,))
+        other = await SqliteStore.open(tmp_path)
+        with pytest.raises(Damaged, match="a stored value"):
+            await other.results([1])
+        await other.close()
+    for column, value in (("id", b"b1"), ("epoch", 1)):
+        for changed in changes_of(value):
+            connection.execute(f"UPDATE balancer SET {column} = ?", (changed,))
+            other = await SqliteStore.open(tmp_path)
+            with pytest.raises(Damaged, match="a stored value"):
+                await other.acquire("b2")
+            await other.close()
+    connection.close()
+
+
+def changes_of(value: int | bytes) -> Iterator[int | bytes]:
+    """`value` with one bit changed: another one of each byte, the low ones of a number."""
+    if isinstance(value, int):
+        yield from (value ^ 1 << bit for bit in range(8))
+    else:
+        for place in range(len(value)):
+            changed = bytearray(value)
+            changed[place] ^= 1 << place % 8
+            yield bytes(changed)
+
+
 async def test_a_file_of_a_node_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / FILE)
     connection.executescript("CREATE TABLE tickets (seq); PRAGMA application_id = 0x45564e44")
@@ -310,9 +350,9 @@ async def test_a_file_of_a_node_is_refused(tmp_path: Path) -> None:
 
 async def test_a_file_of_a_later_version_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / FILE)
-    connection.executescript(f"{VERSION_1} PRAGMA user_version = 2")
+    connection.executescript(f"{VERSION_1} PRAGMA user_version = 3")
     connection.close()
     with pytest.raises(
-        StartError, match=r"loadbalancer\.sqlite3 is of schema version 2, this program knows 1"
+        StartError, match=r"loadbalancer\.sqlite3 is of schema version 3, this program knows 2"
     ):
         await SqliteStore.open(tmp_path)
