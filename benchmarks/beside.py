@@ -82,8 +82,11 @@ def insert(database: sqlite3.Connection, rows: int) -> None:
 def bare_server_seconds(count: int, commits: int) -> float:
     """The median time of one byte to a server in another process and back, which makes so many commits of
     one row between the two."""
-    with other_process() as other, socket.create_server((HOST, 0)) as listening:
-        server = other.submit(_serve, listening.getsockname()[1], commits)
+    with (
+        socket.create_server((HOST, 0)) as listening,
+        other_process(_serve, listening.getsockname()[1], commits) as server,
+    ):
+        server.start()
         connection, _ = listening.accept()
         with connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

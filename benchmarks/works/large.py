@@ -57,11 +57,15 @@ def fetch_large(port: int, count: int) -> float:
 
 
 def run(count: int) -> list[Sample]:
-    with usual_cluster() as cluster, connect(cluster, "n2") as client, other_process() as other:
+    with (
+        usual_cluster() as cluster,
+        connect(cluster, "n2") as client,
+        other_process(fetch_large, cluster["n1"].port, count) as large,
+    ):
         before = disk_rate(PIECES)
         idle = latencies(client, "0", IDLE)
-        large = other.submit(fetch_large, cluster["n1"].port, count)
-        times = latencies_while(client, "0", lambda: not large.done())
+        large.start()
+        times = latencies_while(client, "0", lambda: not large.is_done)
         rate = count * MIB / 1e6 / large.result()
         disk = (before + disk_rate(PIECES)) / 2 / COPIES
     p99 = percentile(times, 0.99) * MS

@@ -26,10 +26,14 @@ MEASURES = (
 
 def run(count: int) -> list[Sample]:
     """`count` others, at their pace."""
-    with usual_cluster() as cluster, connect(cluster) as client, other_process() as other:
+    with (
+        usual_cluster() as cluster,
+        connect(cluster) as client,
+        other_process(pace, cluster["n2"].port, RATE, count) as others,
+    ):
         idle = latencies(client, "0", IDLE)
-        others = other.submit(pace, cluster["n2"].port, RATE, count)
-        times = latencies_while(client, "0", lambda: not others.done())
+        others.start()
+        times = latencies_while(client, "0", lambda: not others.is_done)
         rate = others.result()
     note = f"{len(times):,} jobs measured"
     samples = [
