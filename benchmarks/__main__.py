@@ -87,32 +87,40 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def measure(works: Sequence[Work], number_of_runs: int, share: float, quick: bool) -> list[Sample]:
-    """All samples: run by run, so that what is slow for a while is slow for every work."""
+def measure(
+    works: Sequence[Work], number_of_runs: int, share: float, quick: bool
+) -> tuple[list[Sample], list[str]]:
+    """(all samples, a line for each work that failed): run by run, so that what is slow for a while is slow
+    for every work."""
     samples: list[Sample] = []
+    failures: list[str] = []
     for number in range(1, number_of_runs + 1):
         for each in works:
             if number > each.most_runs:
                 continue
             count = max(FEWEST, int((each.quick if quick else each.full) * share))
             began = time.perf_counter()
-            samples += each.run(count)
+            try:
+                samples += each.run(count)
+            except (BenchError, ClusterError, OSError) as error:
+                failures.append(f"did not work: {each.letter}, {each.title}, run {number}: {error}")
             took = time.perf_counter() - began
             say(f"run {number}: {each.letter}, {each.title}, {count:,} {each.counted}: {took:.0f} s")
-    return samples
+    return samples, failures
 
 
 def run(arguments: argparse.Namespace) -> int:
     works: list[Work] = list(dict.fromkeys(arguments.works)) or list(WORKS.values())
     number_of_runs = arguments.runs or (1 if arguments.quick else RUNS)
     about: dict[str, Any] = {"machine": machine(), "commit": commit(), "load_before": os.getloadavg()[0]}
-    samples = measure(works, number_of_runs, arguments.scale, arguments.quick)
+    samples, failures = measure(works, number_of_runs, arguments.scale, arguments.quick)
     measures: list[Measure] = [each for work in works for each in work.measures]
     figures: list[Figure] = figures_of(measures, samples)
-    notes: list[str] = []
+    notes = list(failures)
     if arguments.peers:
         letters = {each.letter for each in works}
-        compared, about["peers"], notes = measure_peers(letters, arguments.scale, say)
+        compared, about["peers"], more = measure_peers(letters, arguments.scale, say)
+        notes += more
         figures = sorted([*figures, *compared], key=lambda figure: figure.measure.key[0])
     hardware = about["machine"]
     print(
@@ -129,8 +137,8 @@ def run(arguments: argparse.Namespace) -> int:
         print("\n".join(stored.warnings_of(figures, before)) or good)
         if arguments.store:
             stored.write(figures, about["machine"])
-        return 0
-    return 0 if all(figure.is_reached is not False for figure in figures) else 1
+        return 1 if failures else 0
+    return 0 if not failures and all(figure.is_reached is not False for figure in figures) else 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:

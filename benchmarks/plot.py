@@ -9,7 +9,7 @@ from html import escape
 from benchmarks.figures import Figure
 
 #: Pixels: of a row, of the texts on the left, of the bars, of the texts on the right; and the margin.
-ROW, LEFT, BARS, RIGHT, MARGIN = 20, 360, 420, 380, 12
+ROW, LEFT, BARS, RIGHT, MARGIN = 20, 320, 420, 460, 12
 #: Powers of ten on either side of 1; what is beyond ends at the edge.
 DECADES = 3
 BETTER, WORSE = "#3a7d44", "#b5473c"

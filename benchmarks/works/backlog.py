@@ -28,6 +28,8 @@ UNDER_WAY = 20_000
 #: Turns of each, and their length in seconds; before and after it nothing is counted for a while.
 TURNS, TURN, RUN_UP = 3, 1.5, 0.25
 LOOK_PERIOD = 0.01
+#: Seconds after which a restart is given up: far above its aim, so that a miss is measured too.
+RESTART_TIMEOUT = 120.0
 
 MEASURES = (
     Measure(
@@ -101,7 +103,7 @@ def restart(cluster: LocalCluster) -> float:
     """Seconds from the start of a balancer that was killed until it is ready."""
     cluster.kill("balancer")
     began = time.perf_counter()
-    cluster.start("balancer")
+    cluster.start("balancer", RESTART_TIMEOUT)
     return time.perf_counter() - began
 
 
