@@ -42,8 +42,10 @@ def _scale(top: int, bottom: int) -> str:
         x = MARGIN + LEFT + position(10.0**power)
         stroke = "#333" if power == 0 else "#ddd"
         lines.append(f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}" stroke="{stroke}"/>')
-        text = f"{10.0**power:g}" + (" times as good" if power == 0 else "")
-        lines.append(f'<text x="{x:.1f}" y="{top - 6}" text-anchor="middle" fill="#555">{text}</text>')
+        lines.append(
+            f'<text x="{x:.1f}" y="{top - 6}" text-anchor="middle" fill="#555">{10.0**power:g}</text>'
+        )
+    lines.append(f'<text x="{MARGIN}" y="{top - 6}" fill="#555">to the right, Evenly is better</text>')
     return "\n".join(lines)
 
 

@@ -24,7 +24,7 @@ from evenly.local import LocalCluster
 FEW = 1_000
 NODES = 2
 #: Jobs that were handed in and not acknowledged, at most, while the backlog is filled.
-UNDER_WAY = 20_000
+UNDER_WAY = 4_000
 #: Turns of each, and their length in seconds; before and after it nothing is counted for a while.
 TURNS, TURN, RUN_UP = 3, 1.5, 0.25
 LOOK_PERIOD = 0.01
@@ -87,9 +87,9 @@ async def measure(few: LocalCluster, many: LocalCluster, count: int) -> list[Sam
         beside.hold()
         crowd.hold()
         await fill(beside, FEW)
-        await fill(crowd, FEW)  # what it needs for the first ones is no matter of how many there are
+        await fill(crowd, UNDER_WAY)  # what it takes for what is under way is no matter of the backlog
         before = resident_bytes(many.balancer.pid)
-        await fill(crowd, FEW + count)
+        await fill(crowd, UNDER_WAY + count)
         memory = (resident_bytes(many.balancer.pid) - before) / count
         bare = bare_bytes(count, next(new_tickets(1)), BODY)
         samples.append(Sample("E.memory", memory, bare, f"{count:,} queued"))

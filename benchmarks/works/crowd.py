@@ -144,4 +144,4 @@ def run(count: int) -> list[Sample]:
     ]
 
 
-WORK = Work("F", "a crowd of nodes", "jobs each", 100_000, 15_000, run, MEASURES, most_runs=1)
+WORK = Work("F", "a crowd of nodes", "jobs each", 100_000, 12_000, run, MEASURES, most_runs=1)

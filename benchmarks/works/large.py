@@ -75,4 +75,4 @@ def run(count: int) -> list[Sample]:
     ]
 
 
-WORK = Work("G", "results of 1 MiB", "jobs", 1_000, 60, run, MEASURES, most_runs=2)
+WORK = Work("G", "results of 1 MiB", "jobs", 1_000, 40, run, MEASURES, most_runs=2)

@@ -43,4 +43,4 @@ def run(count: int) -> list[Sample]:
     return [*samples, Sample("D.others", rate)]
 
 
-WORK = Work("D", "latency beside 10,000 jobs a second", "other jobs", 100_000, 30_000, run, MEASURES)
+WORK = Work("D", "latency beside 10,000 jobs a second", "other jobs", 100_000, 20_000, run, MEASURES)
