@@ -7,10 +7,10 @@ STAMP := $(VENV)/.installed-$(shell pwd | cksum | cut -d' ' -f1)
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint simulate bench clean
+.PHONY: help demo up test lint simulate bench bench-quick bench-peers clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: $(STAMP) ## a balancer and three nodes do a few hundred commands, in a few seconds
 	@$(PYTHON) -m evenly.demo
@@ -29,11 +29,17 @@ lint: $(STAMP) ## ruff and mypy
 simulate: $(STAMP) ## the cluster in a simulator: RUNS=1000 for many seeds, SEED=17 to replay one
 	@PYTHONHASHSEED=0 $(PYTHON) tests/simulation/simulate.py $(if $(SEED),--seed $(SEED)) $(if $(RUNS),--runs $(RUNS)) $(if $(FIRST),--first $(FIRST))
 
-bench: $(STAMP) ## the benchmarks, as a table
-	@$(PYTHON) -m benchmarks
+bench: $(STAMP) ## all benchmarks as a table, in some ten minutes; as JSON and a plot in .bench
+	@$(PYTHON) -m benchmarks --peers --json .bench/figures.json
+
+bench-quick: $(STAMP) ## the same with fewer jobs, in under a minute; warns of what became slower
+	@$(PYTHON) -m benchmarks --quick
+
+bench-peers: $(STAMP) ## installs the other systems that make bench measures too, into .bench-peers
+	@$(PYTHON) -m benchmarks.peers
 
 clean: ## removes .venv, caches and builds; evenly-data, where tickets are kept, stays
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench .bench-peers build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml

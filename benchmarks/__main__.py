@@ -1,225 +1,161 @@
-"""`python -m benchmarks`: one table of what Evenly does a second, beside what the machine can do.
+"""`python -m benchmarks [WORK ...]`: what Evenly does, beside what the machine and other systems do.
 
-Every figure is with full durability: the ticket is shown after an fsync, and so is the result.
+Every figure is with full durability: a ticket is shown after an fsync, and so is a result.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import os
-import platform
-import socket
-import statistics
-import subprocess
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NoReturn
 
-from evenly.local import HOST, LocalCluster
+from benchmarks import report, stored
+from benchmarks.client import BenchError
+from benchmarks.figures import Figure, Measure, Sample, figures_of
+from benchmarks.machine import commit, data_in_memory, machine
+from benchmarks.peers.compare import measure_peers
+from benchmarks.table import table
+from benchmarks.work import Work
+from benchmarks.works import WORKS
+from evenly.local import ClusterError, end_by_signals
 
-COMMANDS = 5_000
-SLEEPS = 50_000
-LATENCIES = 300
-FSYNCS = 200
-
-
-class Figure(NamedTuple):
-    """`beside`: the same measure of something else in the same run; `aim`: what issue or design asks for."""
-
-    name: str
-    value: float
-    unit: str
-    beside: str
-    ratio: float | None
-    aim: str
-    reached: bool
+PROGRAM = "benchmarks"
+#: Runs unless asked for otherwise, and at most.
+RUNS, MOST_RUNS = 3, 100
+#: The share of the jobs at most, and the fewest that a scaled work does.
+MOST_SCALE, FEWEST = 100.0, 4
 
 
-class Pipe:
-    """One client connection whose lines are sent by a thread, so that replies are read meanwhile."""
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, where argparse would print the usage as well."""
+        print(f"{PROGRAM}: {message}; --help shows what is there", file=sys.stderr)
+        sys.exit(2)
 
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection((HOST, port))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._replies = self._socket.makefile("rb")
 
-    def __enter__(self) -> Pipe:
-        return self
+def runs(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_RUNS:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {MOST_RUNS}, not {text!r}")
+    return int(text)
 
-    def __exit__(self, *_: object) -> None:
-        self._replies.close()
-        self._socket.close()
 
-    def ask(self, line: bytes) -> bytes:
-        self._socket.sendall(line + b"\n")
-        return self._replies.readline()
+def scale(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= MOST_SCALE:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, at most {MOST_SCALE:g}, not {text!r}")
+    return value
 
-    def ask_all(self, lines: list[bytes]) -> list[bytes]:
-        data = b"".join(line + b"\n" for line in lines)
-        sender = threading.Thread(target=self._socket.sendall, args=(data,))
-        sender.start()
-        replies = [self._replies.readline() for _ in lines]
-        sender.join()
-        return replies
 
-    def run_all(self, line: bytes, count: int) -> float:
-        """Seconds from the first line of `count` such jobs to the last result."""
-        began = time.perf_counter()
-        tickets = [ticket_of(reply) for reply in self.ask_all([line] * count)]
-        results = self.ask_all([b"wait " + ticket for ticket in tickets])
-        took = time.perf_counter() - began
-        wrong = [
-            reply for reply in results if not reply.startswith((b"Result: succeeded", b"Result: Executed"))
-        ]
-        if wrong:
-            sys.exit(f"{len(wrong)} of {count} jobs went wrong, the first: {wrong[0]!r}")
-        return took
+def work(text: str) -> Work:
+    if text.upper() not in WORKS:
+        raise argparse.ArgumentTypeError(f"must be of {' '.join(WORKS)}, not {text!r}")
+    return WORKS[text.upper()]
 
-    def latencies(self, line: bytes, count: int) -> list[float]:
-        """Seconds of each of `count` such jobs, one after the other, submit to result; sorted."""
-        times = []
-        for _ in range(count):
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    known = "\n".join(
+        f"  {each.letter}  {each.title}: {each.full:,} {each.counted}" for each in WORKS.values()
+    )
+    parser = _Parser(
+        f"python -m {PROGRAM}",
+        description=f"{__doc__}\nworks:\n{known}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("works", nargs="*", type=work, metavar="WORK", help="letters (default all)")
+    parser.add_argument("--runs", type=runs, metavar="N", help=f"medians of N runs (default {RUNS})")
+    parser.add_argument("--scale", type=scale, default=1.0, metavar="X", help="share of the jobs (default 1)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="all figures; a plot FILE.svg beside it")
+    parser.add_argument("--peers", action="store_true", help="other systems on the works A, B and C, too")
+    parser.add_argument("--quick", action="store_true", help="one run of fewer jobs; warns of what fell")
+    parser.add_argument("--store", action="store_true", help="with --quick: stores the ratios")
+    arguments = parser.parse_args(argv)
+    if arguments.store and not arguments.quick:
+        parser.error("--store goes with --quick")
+    return arguments
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def measure(
+    works: Sequence[Work], number_of_runs: int, share: float, quick: bool
+) -> tuple[list[Sample], list[str]]:
+    """(all samples, a line for each work that failed): run by run, so that what is slow for a while is slow
+    for every work."""
+    samples: list[Sample] = []
+    failures: list[str] = []
+    for number in range(1, number_of_runs + 1):
+        for each in works:
+            if number > each.most_runs:
+                continue
+            count = max(FEWEST, int((each.quick if quick else each.full) * share))
             began = time.perf_counter()
-            self.ask(b"wait " + ticket_of(self.ask(line)))
-            times.append(time.perf_counter() - began)
-        return sorted(times)
+            try:
+                samples += each.run(count)
+            except (BenchError, ClusterError, OSError) as error:
+                failures.append(f"did not work: {each.letter}, {each.title}, run {number}: {error}")
+            took = time.perf_counter() - began
+            say(f"run {number}: {each.letter}, {each.title}, {count:,} {each.counted}: {took:.0f} s")
+    return samples, failures
 
 
-def ticket_of(reply: bytes) -> bytes:
-    prefix, _, ticket = reply.strip().rpartition(b" ")
-    if prefix != b"Ticket ID:":
-        sys.exit(f"no ticket but {reply!r}")
-    return ticket
-
-
-def xargs_rate(count: int) -> float:
-    """Commands `true` a second of `xargs -P2 -n1`, which keeps nothing."""
-    words = " ".join(map(str, range(count))).encode()
-    began = time.perf_counter()
-    subprocess.run(["xargs", "-P2", "-n1", "true"], input=words, check=True)
-    return count / (time.perf_counter() - began)
-
-
-def fsync_seconds(count: int) -> float:
-    """The median time of writing one page and making it durable, where the clusters keep their data."""
-    times = []
-    with tempfile.TemporaryFile() as file:
-        for at in range(count):
-            os.pwrite(file.fileno(), b"x" * 4096, at * 4096)
-            began = time.perf_counter()
-            os.fdatasync(file.fileno())
-            times.append(time.perf_counter() - began)
-    return statistics.median(times)
-
-
-def percentile(times: list[float], of: float) -> float:
-    return times[min(len(times) - 1, int(len(times) * of))]
-
-
-def measure(runs: int, scale: float, say: Callable[[str], None]) -> list[Figure]:
-    """All figures, medians of `runs`, on a balancer and two nodes of one slot each."""
-    commands, sleeps = int(COMMANDS * scale), int(SLEEPS * scale)
-    rates: dict[str, list[float]] = {
-        name: [] for name in ("xargs", "commands", "sleeps", "true", "zero", "fsync")
-    }
-    tails: dict[str, list[float]] = {"true": [], "zero": []}
-    for number in range(1, runs + 1):
-        say(f"run {number} of {runs}")
-        with LocalCluster(2, slots=1) as cluster, Pipe(cluster.nodes[0].port) as pipe:
-            pipe.run_all(b"run true", 20)  # the helpers are up
-            # What is compared runs next to each other, twice, so that a slow minute of the machine hits both.
-            for _ in range(2):
-                rates["xargs"].append(xargs_rate(commands // 2))
-                rates["commands"].append(commands / 2 / pipe.run_all(b"run true", commands // 2))
-            rates["sleeps"].append(sleeps / pipe.run_all(b"0", sleeps))
-            rates["fsync"].append(fsync_seconds(FSYNCS))
-            for name, line in (("true", b"run true"), ("zero", b"0")):
-                times = pipe.latencies(line, LATENCIES)
-                rates[name].append(percentile(times, 0.5))
-                tails[name].append(percentile(times, 0.99))
-    median = {name: statistics.median(values) for name, values in rates.items()}
-    tail = {name: statistics.median(values) * 1000 for name, values in tails.items()}
-    fsync = median["fsync"] * 1000
-    ratio = median["commands"] / median["xargs"]
-
-    def latency(name: str, title: str, aim: float) -> Figure:
-        value = median[name] * 1000
-        beside = f"one fsync: {fsync:.2f} ms; p99 {tail[name]:.1f} ms"
-        return Figure(title, value, "ms", beside, value / fsync, f"under {aim:g} ms", value < aim)
-
-    return [
-        Figure(
-            f"{commands:,} commands `true`",
-            median["commands"],
-            "a second",
-            f"xargs -P2 -n1 true: {median['xargs']:,.0f} a second, which keeps nothing",
-            ratio,
-            "0.6 of xargs",
-            ratio >= 0.6,
-        ),
-        Figure(
-            f"{sleeps:,} jobs of 0 ms, one connection",
-            median["sleeps"],
-            "a second",
-            f"one fsync each: {1000 / fsync:,.0f} a second",
-            median["sleeps"] * fsync / 1000,
-            "5,000 a second",
-            median["sleeps"] >= 5000,
-        ),
-        latency("true", "one `true`, submit to result, p50", 10),
-        latency("zero", "one job of 0 ms, submit to result, p50", 10),
-    ]
-
-
-def table(figures: list[Figure]) -> str:
-    rows = [("work", "Evenly", "ratio", "beside it", "aim", "")]
-    rows += [
-        (
-            figure.name,
-            f"{figure.value:,.0f} {figure.unit}"
-            if figure.value >= 100
-            else f"{figure.value:.2f} {figure.unit}",
-            f"{figure.ratio:.2f}" if figure.ratio is not None else "",
-            figure.beside,
-            figure.aim,
-            "reached" if figure.reached else "MISSED",
-        )
-        for figure in figures
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(6)]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
-
-
-def machine() -> dict[str, Any]:
-    return {
-        "cpus": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "kernel": platform.release(),
-    }
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--runs", type=int, default=3, help="medians of so many runs (default: 3)")
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the jobs (default: 1.0)")
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    arguments = parser.parse_args()
-    figures = measure(arguments.runs, arguments.scale, lambda text: print(text, file=sys.stderr))
-    about = machine()
-    where = f"{about['cpus']} CPUs, Python {about['python']}, Linux {about['kernel']}"
-    print(f"{where}; medians of {arguments.runs} runs")
-    print(table(figures))
+def run(arguments: argparse.Namespace) -> int:
+    works: list[Work] = list(dict.fromkeys(arguments.works)) or list(WORKS.values())
+    number_of_runs = arguments.runs or (1 if arguments.quick else RUNS)
+    about: dict[str, Any] = {"machine": machine(), "commit": commit(), "load_before": os.getloadavg()[0]}
+    samples, failures = measure(works, number_of_runs, arguments.scale, arguments.quick)
+    measures: list[Measure] = [each for work in works for each in work.measures]
+    figures: list[Figure] = figures_of(measures, samples)
+    notes = list(failures)
+    if arguments.peers:
+        letters = {each.letter for each in works}
+        compared, about["peers"], more = measure_peers(letters, arguments.scale, say)
+        notes += more
+        figures = sorted([*figures, *compared], key=lambda figure: figure.measure.key[0])
+    hardware = about["machine"]
+    print(
+        f"{hardware['cpus']} CPUs, {hardware['file_system']}, Python {hardware['python']}, "
+        f"Linux {hardware['kernel']}; medians of {number_of_runs} runs, of fewer for "
+        f"{', '.join(each.letter for each in works if each.most_runs < number_of_runs) or 'none'}"
+    )
+    print("\n".join([table(figures), *notes]))
     if arguments.json:
-        arguments.json.write_text(
-            json.dumps({"machine": about, "figures": [figure._asdict() for figure in figures]}, indent=2)
-            + "\n"
-        )
-    return 0 if all(figure.reached for figure in figures) else 1
+        print(f"figures in {arguments.json}, a plot in {report.write(arguments.json, figures, about)}")
+    if arguments.quick:
+        before = stored.read()
+        good = "nothing fell by more than a third" if before else "nothing is stored to compare with"
+        print("\n".join(stored.warnings_of(figures, before)) or good)
+        if arguments.store:
+            stored.write(figures, about["machine"])
+        return 1 if failures else 0
+    return 0 if not failures and all(figure.is_reached is not False for figure in figures) else 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 1 if an aim was missed or something did not work."""
+    arguments = parse(sys.argv[1:] if argv is None else argv)
+    if (wrong := data_in_memory()) is not None:
+        say(f"{PROGRAM}: {wrong}")
+        return 2
+    end_by_signals()
+    try:
+        return run(arguments)
+    except KeyboardInterrupt:
+        say(f"\n{PROGRAM}: interrupted; nothing is left running")
+        return 130
+    except (BenchError, ClusterError, OSError) as error:
+        say(f"{PROGRAM}: {error}")
+        return 1
 
 
 if __name__ == "__main__":

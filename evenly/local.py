@@ -176,9 +176,9 @@ class LocalCluster:
             self._start([program for program in group if not program.is_running])
         self.wait_connected()
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, timeout: float = START_TIMEOUT) -> None:
         """Starts one program; returns when it serves. Whether nodes are connected: `wait_connected`."""
-        self._start([self[name]])
+        self._start([self[name]], timeout)
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         """Ends one program by a signal, and returns when it is gone."""
@@ -207,13 +207,13 @@ class LocalCluster:
             if self._temporary:
                 shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _start(self, programs: Sequence[Program]) -> None:
+    def _start(self, programs: Sequence[Program], timeout: float = START_TIMEOUT) -> None:
         """Starts them side by side; a port taken meanwhile is replaced, unless it is known."""
         for program in programs:
             self._spawn(program)
         for program in programs:
             for attempt in range(1, PORT_ATTEMPTS + 1):
-                if self._comes_up(program):
+                if self._comes_up(program, timeout):
                     break
                 if attempt == PORT_ATTEMPTS or PORT_TAKEN not in program.said():
                     program.fail("could not start")
@@ -234,14 +234,14 @@ class LocalCluster:
         program.spawn(["clusternode", HOST, str(self.balancer.port), *client, *common, *slots])
 
     @staticmethod
-    def _comes_up(program: Program) -> bool:
+    def _comes_up(program: Program, timeout: float) -> bool:
         """Whether it serves now; False if it ended instead."""
-        deadline = time.monotonic() + START_TIMEOUT
+        deadline = time.monotonic() + timeout
         while READY not in program.said():
             if not program.is_running:
                 return False
             if time.monotonic() > deadline:
-                program.fail(f"was not ready within {START_TIMEOUT:g} s")
+                program.fail(f"was not ready within {timeout:g} s")
             time.sleep(LOOK_PERIOD)
         return True
 
