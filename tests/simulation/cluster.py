@@ -131,8 +131,8 @@ class SimNode:
     def block(self, ways: list[bool]) -> None:
         """A partition, perhaps one-way; [False, False] heals it."""
         self.blocked[:] = ways
-        if self.wire is not None and not any(ways):
-            self.wire.unblocked()
+        if self.wire is not None:
+            self.wire.pass_on()
 
     def lost_by_peer(self, link: int) -> None:
         """The balancer has closed this link; we learn it if anything comes through."""

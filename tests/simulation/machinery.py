@@ -141,8 +141,8 @@ class Wire:
         self.open[1 - way] = False
         self._pass(way, arrive)
 
-    def unblocked(self) -> None:
-        """What was held up comes through, as TCP sends it again."""
+    def pass_on(self) -> None:
+        """What was held up on a way that is open again comes through, in order, before all that follows."""
         for way, held in enumerate(self._held):
             arrivals, held[:] = list(held), []
             for arrival in arrivals:

@@ -140,6 +140,36 @@ def is_node_at_rest(node: SimNode) -> bool:
     return not (executor.queue or executor.running or executor.outbox)
 
 
+def check_evenness(world: World, chance: random.Random) -> None:
+    """Jobs that do not end, on a cluster without faults: all nodes hold the same number of them, as nearly as
+    possible, also the one that came back after they were handed out. What runs cannot move."""
+    living = [node for node in world.nodes if not node.gone]
+    away = chance.choice(living) if len(living) > 1 else None
+    if away is not None:
+        away.crash()
+    known = set(world.submitted)
+    for _ in range(chance.randint(1, 12 * len(living))):
+        world.submit(
+            chance.choice([node for node in living if node is not away]), Sleep(round(3 * DAY * 1000))
+        )
+    world.run(chance.choice((0.1, 3.0)))
+    if away is not None:
+        away.start()
+
+    def is_even() -> bool:
+        held = [len(node.jobs) for node in world.core.ledger.nodes.values() if node.link is not None]
+        # One that the crash took along may have ended by CRASH_LIMIT.
+        still_open = sum(len(node.process.core.origin.open) for node in living if node.process is not None)
+        slots = living[0].slots
+        return sum(held) == still_open and len(held) == len(living) and max(held) <= max(min(held) + 1, slots)
+
+    world.run_until(is_even, within=30.0)
+    for ticket in world.submitted:
+        if ticket not in known:
+            world.cancel(ticket)
+    world.run_until(lambda: is_at_rest(world), within=60.0)
+
+
 def run_with_faults(seed: int) -> World:
     """A run, its faults, its end, and every check there is. The seed decides all of it."""
     chance = random.Random(seed)
@@ -166,6 +196,7 @@ def run_with_faults(seed: int) -> World:
     # Jobs whose ticket nobody read end as well; and nothing grows with history: what is acknowledged is
     # forgotten, in memory and on disk.
     world.run_until(lambda: is_at_rest(world), within=600.0)
+    check_evenness(world, chance)
     # And the stores say what was shown.
     for ticket, shown in world.outcomes.items():
         node = world.submitted[ticket]
