@@ -89,6 +89,8 @@ BY_CLASS: dict[type, st.SearchStrategy] = {
     m.Drop: st.builds(m.Drop, tuples_of(held)),
     m.Query: st.builds(m.Query, counts, st.sampled_from(m.QUERIES), many_tickets),
     m.Answer: st.builds(m.Answer, counts, texts),
+    m.Check: st.builds(m.Check, many_tickets),
+    m.Checked: st.builds(m.Checked, many_tickets),
     m.Drain: st.builds(m.Drain),
     m.Bye: st.builds(m.Bye),
     m.Error: st.builds(m.Error, st.integers(400, 599), texts),
