@@ -120,11 +120,11 @@ FRAMES: list[tuple[Message, bytes]] = [
     ),
     (
         Check((A,)),
-        b"\x00\x00\x00\x1c\x93\xa5CHECK\xcc\xc8\x91\xb0ABCDEFGHIJKLMNOP",
+        b"\x00\x00\x00\x1b\x93\xa5CHECK\xcc\xc8\x91\xb0ABCDEFGHIJKLMNOP",
     ),
     (
         Checked((A,)),
-        b"\x00\x00\x00\x1e\x93\xa7CHECKED\xcc\xc8\x91\xb0ABCDEFGHIJKLMNOP",
+        b"\x00\x00\x00\x1d\x93\xa7CHECKED\xcc\xc8\x91\xb0ABCDEFGHIJKLMNOP",
     ),
     (
         Drain(),
