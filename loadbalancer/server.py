@@ -35,7 +35,7 @@ from protocol.limits import HELLO_TIMEOUT, STRANGER_FRAME_LIMIT, STRANGERS_LIMIT
 from protocol.messages import Hello, Message, Query, RequestOfRes, ResReq, Result, in_batches
 from runtime.connection import FrameConnection
 from runtime.engine import Clock, Engine
-from runtime.lifecycle import Background, end, listen, until_stopped
+from runtime.lifecycle import Background, end, listen, loading, until_stopped
 
 log = logging.getLogger("loadbalancer")
 
@@ -193,8 +193,11 @@ async def serve(stop: asyncio.Event, settings: Settings, bind: str, port: int, d
     try:
         clock = Clock()
         opened = await store.acquire(secrets.token_hex(8))
-        rows = await store.load_open(opened.epoch)
-        balancer = Balancer(settings, opened.balancer_id, opened.epoch, rows, clock.now())
+        with loading():
+            rows = await store.load_open(opened.epoch)
+            balancer = Balancer(settings, opened.balancer_id, opened.epoch, rows, clock.now())
+            found = len(rows)
+            del rows  # or they would stay as well
         server = Server(balancer, store, clock)
         listening = await listen(server.connect, bind, port, "the first argument")
         log.info(
@@ -202,7 +205,7 @@ async def serve(stop: asyncio.Event, settings: Settings, bind: str, port: int, d
             bind,
             port,
             opened.epoch,
-            len(rows),
+            found,
             directory,
         )
         running = asyncio.ensure_future(server.run())
