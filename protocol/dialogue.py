@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from protocol.job import Command, JobSpec, Sleep, is_ticket
-from protocol.limits import LINE_LIMIT, RETRIES_LIMIT, SLEEP_LIMIT_MS, TICKET_LENGTH, TIME_LIMIT
+from protocol.job import JobSpec, Sleep, is_ticket
+from protocol.limits import LINE_LIMIT, SLEEP_LIMIT_MS, TICKET_LENGTH
+from protocol.options import OPTIONS, BadOption, command, split
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +78,12 @@ Request = (
     Submit | GetResult | Wait | Status | CancelJob | GetAll | Nodes | Stats | Help | Json | Exit | Invalid
 )
 
-HELP = """\
+_OPTIONS = "\n".join(f"{'':26}{option.form:<17}{option.help}" for option in OPTIONS.values())
+HELP = f"""\
 <ms>                    submit a job that sleeps so many milliseconds
 run <command line>      submit a command for /bin/sh -c; options before it, then --:
-                          --time SECONDS   end it with its process group after so long
-                          --retries N      try it again, ever later, when it failed
-                          --at-most-once   never start it twice; it ends as lost where that is not sure
+{_OPTIONS}
+{{"run": "...", ...}}     the same as one JSON object, options by their names: {{"run": "make", "time": 60}}
 result <ticket>         its result, once done; r<ticket> does the same
 wait <ticket>           the same, when it is done
 status <ticket>         where it is
@@ -94,6 +97,7 @@ exit                    end; end of input does the same"""
 
 BAD_NUMBER = f"Please enter a valid number: whole milliseconds from 0 to {SLEEP_LIMIT_MS}."
 TOO_LONG = Invalid(f"That line is over {LINE_LIMIT} bytes, the most a line may have; it was skipped.")
+JSON_FORM = 'as in {"run": "make test", "time": 60} or {"sleep": 250}.'
 NOT_YET = "is not there yet: it comes with a later version. A command does most of it: run <command line>"
 
 
@@ -112,6 +116,8 @@ def parse_line(line: bytes) -> Request | None:
         return Invalid(f"That line is not UTF-8 text: byte {error.start + 1} is 0x{line[error.start]:02x}.")
     if not text:
         return None
+    if text[0] == "{":
+        return _object(text)
     word, _, rest = text.partition(" ")
     command = _COMMANDS.get(word.lower())
     if command is not None:
@@ -134,53 +140,30 @@ def _number_or_ticket(text: str) -> Request:
     return Invalid(f"Please enter a valid number or a command (help lists them): {shown!r} is neither.")
 
 
-OPTIONS = "--time SECONDS, --retries N and --at-most-once"
-
-
 def _run(rest: str) -> Request:
-    limit: float | None = None
-    retries, once = 0, False
-    while rest.startswith("--"):
-        option, _, rest = rest.partition(" ")
-        rest = rest.lstrip()
-        if option == "--":
-            break
-        name, equals, value = option.partition("=")
-        if name == "--at-most-once":
-            if equals:
-                return Invalid("--at-most-once takes no value.")
-            once = True
-            continue
-        if name not in ("--time", "--retries"):
-            return Invalid(f"run has no option {name[:40]!r}: it has {OPTIONS}; -- ends options.")
-        if not equals:
-            value, _, rest = rest.partition(" ")
-            rest = rest.lstrip()
-        if name == "--time":
-            limit = _seconds(value)
-            if limit is None:
-                return Invalid(
-                    f"--time takes seconds, more than 0, at most {TIME_LIMIT:.0f}: not {value[:40]!r}."
-                )
-        elif not (value.isascii() and value.isdecimal() and len(value) <= 9 and int(value) <= RETRIES_LIMIT):
-            return Invalid(f"--retries takes a whole number from 0 to {RETRIES_LIMIT}: not {value[:40]!r}.")
-        else:
-            retries = int(value)
-    if once and retries:
-        return Invalid("--at-most-once and --retries exclude each other: it would be started again.")
-    if not rest:
-        return Invalid("run needs a command line, as in: run --time 60 -- make test")
-    if "\0" in rest:
-        return Invalid("A command line cannot hold a NUL byte.")
-    return Submit(Command(rest, limit, retries, once))
-
-
-def _seconds(text: str) -> float | None:
     try:
-        seconds = float(text)
-    except ValueError:
-        return None
-    return seconds if 0 < seconds <= TIME_LIMIT else None
+        options, line = split(rest)
+        return Submit(command(line, options))
+    except BadOption as error:
+        return Invalid(str(error))
+
+
+def _object(text: str) -> Request:
+    """A submission as one JSON object: `{"run": "make test", "time": 60}` or `{"sleep": 250}`."""
+    try:
+        given: dict[str, Any] = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        where = f" at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
+        return Invalid(f"That line begins as JSON and is none{where}; {JSON_FORM}")
+    match given:
+        case {"run": str(line), **options}:
+            try:
+                return Submit(command(line.strip(), [(k.replace("_", "-"), v) for k, v in options.items()]))
+            except BadOption as error:
+                return Invalid(str(error))
+        case {"sleep": int(ms), **others} if not isinstance(ms, bool) and not others:
+            return Submit(Sleep(ms)) if 0 <= ms <= SLEEP_LIMIT_MS else Invalid(BAD_NUMBER)
+    return Invalid(f"That object is no job; {JSON_FORM}")
 
 
 def _of_ticket(name: str, request: Callable[[str], Request]) -> Callable[[str], Request]:

@@ -6,13 +6,20 @@ The load balancer moves these bodies without opening them: only the origin and t
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import msgpack
 
 from protocol.errors import ProtocolError
-from protocol.limits import OUTPUT_LIMIT, RETRIES_LIMIT, SLEEP_LIMIT_MS, TICKET_LENGTH, TIME_LIMIT
+from protocol.limits import (
+    OUTPUT_LIMIT,
+    PRIORITY_LIMIT,
+    RETRIES_LIMIT,
+    SLEEP_LIMIT_MS,
+    TICKET_LENGTH,
+    TIME_LIMIT,
+)
 
 TICKET_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 _TICKET_CHARACTERS = frozenset(TICKET_ALPHABET)
@@ -53,6 +60,28 @@ class Sleep:
 
 
 @dataclass(frozen=True, slots=True)
+class Extras:
+    """What few commands ask for. `env`: variables beside the executor's own; `cwd`: an absolute path, empty
+    for a directory of its own; `stdin`: what it reads; a higher `priority` goes first."""
+
+    priority: int = 0
+    name: str = ""
+    tag: str = ""
+    env: tuple[tuple[str, str], ...] = ()
+    cwd: str = ""
+    stdin: str = ""
+
+    def given(self) -> dict[str, Any]:
+        """Those that are not the default, by name."""
+        return {
+            each.name: value for each in fields(self) if (value := getattr(self, each.name)) != each.default
+        }
+
+
+NO_EXTRAS = Extras()
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """A UNIX command line for `/bin/sh -c`.
 
@@ -64,9 +93,13 @@ class Command:
     time_limit: float | None = None
     retries: int = 0
     at_most_once: bool = False
+    extras: Extras = NO_EXTRAS
 
     def pack(self) -> bytes:
-        return bytes(msgpack.packb(("run", self.line, self.time_limit, self.retries, self.at_most_once)))
+        row: tuple[Any, ...] = ("run", self.line, self.time_limit, self.retries, self.at_most_once)
+        if self.extras is not NO_EXTRAS:
+            row = (*row, self.extras.given())
+        return bytes(msgpack.packb(row))
 
 
 JobSpec = Sleep | Command
@@ -81,16 +114,35 @@ def unpack_spec(body: bytes) -> JobSpec:
     match _unpack(body, "a job"):
         case ["sleep", int(ms)] if not isinstance(ms, bool) and 0 <= ms <= SLEEP_LIMIT_MS:
             return Sleep(ms)
-        case ["run", str(line), limit, int(retries), bool(once)] if (
+        case ["run", str(line), limit, int(retries), bool(once), *more] if (
             line
             and "\0" not in line
             and (limit is None or (type(limit) in (int, float) and 0 < limit <= TIME_LIMIT))
             and type(retries) is int
             and 0 <= retries <= RETRIES_LIMIT
+            and len(more) < 2
         ):
-            return Command(line, limit, retries, once)
+            return Command(line, limit, retries, once, _extras(more[0]) if more else NO_EXTRAS)
         case _:
             raise ProtocolError("a job that is neither a sleep nor a command")
+
+
+def _extras(given: Any) -> Extras:
+    if type(given) is dict and given.keys() <= _EXTRAS:
+        texts = dict(given)
+        priority, env = texts.pop("priority", 0), texts.pop("env", [])
+        pairs: list[Any] = [tuple(pair) for pair in env] if type(env) is list else [()]
+        if (
+            type(priority) is int
+            and abs(priority) <= PRIORITY_LIMIT
+            and all(len(pair) == 2 and all(type(each) is str for each in pair) for pair in pairs)
+            and all(type(text) is str for text in texts.values())
+        ):
+            return Extras(priority, env=tuple(pairs), **texts)
+    raise ProtocolError("a command whose options are not those of this version")
+
+
+_EXTRAS = frozenset(each.name for each in fields(Extras))
 
 
 @dataclass(frozen=True, slots=True)

@@ -272,6 +272,8 @@ def _command_fields(spec: Command) -> dict[str, Any]:
         "time": spec.time_limit,
         "retries": spec.retries,
         "at_most_once": spec.at_most_once,
+        **spec.extras.given(),
+        **({"env": dict(spec.extras.env)} if spec.extras.env else {}),
     }
 
 

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,7 +7,6 @@ from hypothesis import strategies as st
 from protocol.dialogue import (
     BAD_NUMBER,
     HELP,
-    OPTIONS,
     TOO_LONG,
     CancelJob,
     Exit,
@@ -24,6 +25,7 @@ from protocol.dialogue import (
 )
 from protocol.job import TICKET_ALPHABET, Command, Sleep, unpack_spec
 from protocol.limits import LINE_LIMIT, RETRIES_LIMIT, SLEEP_LIMIT_MS, TIME_LIMIT
+from protocol.options import OPTIONS
 
 T = "ABCDEFGHIJ012345"
 
@@ -98,16 +100,16 @@ def test_every_line_of_help_is_understood() -> None:
     known = {line.split()[0] for line, _ in COMMANDS} | {"<ms>", "run"}
     lines = HELP.splitlines()
     named = [line.split()[0] for line in lines if not line.startswith(" ")]
-    assert set(named) == known - {f"r{T}"}
+    assert set(named) == known - {f"r{T}"} | {'{"run":'}
     assert f"r{'<ticket>'}" in HELP
     assert len(named) == len(set(named))
     # The options of run stand below it, and are those that a refusal names.
     run = next(place for place, line in enumerate(lines) if line.startswith("run"))
     options = [line.partition("  ")[0] for line in map(str.strip, lines) if line.startswith("--")]
     assert [line.strip().partition("  ")[0] for line in lines[run + 1 :]][: len(options)] == options
-    assert options == [" ".join(option.split()) for option in OPTIONS.replace(" and ", ", ").split(", ")]
+    assert options == [option.form for option in OPTIONS.values()]
     for option in options:
-        line = option.replace("SECONDS", "5").replace("N", "5")
+        line = re.sub(r"(SECONDS|N)$", "5", option).replace("DIRECTORY", "/tmp").replace("K=V", "A=b")
         assert isinstance(parse_line(f"run {line} -- true".encode()), Submit)
 
 
@@ -220,7 +222,8 @@ def test_an_option_that_is_not_there_is_named(option: str) -> None:
     reason = refusal(f"run {option} 5 -- true".encode())
     name = option.partition("=")[0][:40]
     assert reason == (
-        f"run has no option {name!r}: it has --time SECONDS, --retries N and --at-most-once; -- ends options."
+        f"run has no option {name!r}: it has --time SECONDS, --retries N, --at-most-once, --priority N, "
+        "--env K=V, --cwd DIRECTORY, --stdin TEXT, --name NAME, --tag TAG; -- ends options."
     )
 
 

@@ -71,7 +71,7 @@ def test_hostile_bodies_only_ever_give_a_protocol_error(body: bytes) -> None:
         ["run", "x"],
         ["run", "x", None],
         ["run", "x", None, 0],
-        ["run", "x", None, 0, False, 0],
+        ["run", "x", None, 0, False, {}, {}],
         *(
             ["run", "x", limit, 0, False]
             for limit in (0, -1.0, TIME_LIMIT * 2, math.nan, math.inf, True, "5", [5])

@@ -1,0 +1,226 @@
+"""The options of a command: one table for the line dialogue (`--time 60`) and for JSON (`{"time": 60}`)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from protocol.fields import is_name
+from protocol.job import NO_EXTRAS, Command, Extras
+from protocol.limits import NAME_LIMIT, PRIORITY_LIMIT, RETRIES_LIMIT, TIME_LIMIT
+
+#: Variables that the executor sets itself.
+RESERVED = "EVENLY_"
+
+
+class BadOption(ValueError):
+    """What is wrong with the options, and what would be right, in one line for the client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """`form`: how it is written; `read` makes its value of a text or a JSON value, or raises ValueError.
+
+    `allowed` says in words what it takes. A flag takes no value; what is `many` may come more than once.
+    """
+
+    form: str
+    read: Callable[[Any], Any]
+    allowed: str
+    help: str
+    is_flag: bool = False
+    is_many: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.form.partition(" ")[0][2:]
+
+
+def _seconds(value: Any) -> float:
+    seconds = float(value) if type(value) in (str, int, float) else math.nan
+    if not 0 < seconds <= TIME_LIMIT:
+        raise ValueError
+    return seconds
+
+
+def _whole(low: int, high: int) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        text = str(value) if type(value) in (str, int) else ""
+        digits = text.removeprefix("-") if low < 0 else text
+        # The length first: Python refuses int() of 4300 digits or more.
+        if not (digits.isascii() and digits.isdecimal() and len(digits) <= 9 and low <= int(text) <= high):
+            raise ValueError
+        return int(text)
+
+    return read
+
+
+def _flag(value: Any) -> bool:
+    if type(value) is not bool:
+        raise ValueError
+    return value
+
+
+def _name(value: Any) -> str:
+    if not (isinstance(value, str) and is_name(value)):
+        raise ValueError
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError
+    return value
+
+
+def _directory(value: Any) -> str:
+    if not _text(value).startswith("/"):
+        raise ValueError
+    return str(value)
+
+
+def _variables(value: Any) -> tuple[tuple[str, str], ...]:
+    """Of `K=V`, or of an object."""
+    if isinstance(value, str):
+        name, equals, text = value.partition("=")
+        if not equals:
+            raise ValueError
+        value = {name: text}
+    if not isinstance(value, dict):
+        raise ValueError
+    for name, text in value.items():
+        if not name or "=" in _text(name) or name.startswith(RESERVED):
+            raise ValueError
+        _text(text)
+    return tuple(value.items())
+
+
+OPTIONS = {
+    option.name: option
+    for option in (
+        Option(
+            "--time SECONDS",
+            _seconds,
+            f"seconds, more than 0, at most {TIME_LIMIT:.0f}",
+            "end it with its process group after so long",
+        ),
+        Option(
+            "--retries N",
+            _whole(0, RETRIES_LIMIT),
+            f"a whole number from 0 to {RETRIES_LIMIT}",
+            "try it again, ever later, when it failed",
+        ),
+        Option(
+            "--at-most-once",
+            _flag,
+            "no value (in JSON true or false)",
+            "never start it twice; it ends as lost where that is not sure",
+            is_flag=True,
+        ),
+        Option(
+            "--priority N",
+            _whole(-PRIORITY_LIMIT, PRIORITY_LIMIT),
+            f"a whole number from -{PRIORITY_LIMIT} to {PRIORITY_LIMIT}",
+            "before all that waits with a lower one (default 0)",
+        ),
+        Option(
+            "--env K=V",
+            _variables,
+            f"NAME=VALUE (in JSON an object of texts), and no name that begins with {RESERVED}",
+            "a variable of its environment; may come more than once",
+            is_many=True,
+        ),
+        Option(
+            "--cwd DIRECTORY",
+            _directory,
+            "an absolute path",
+            "run it there, not in an empty directory",
+        ),
+        Option("--stdin TEXT", _text, "a text without NUL", "what it reads (default: nothing)"),
+        Option(
+            "--name NAME",
+            _name,
+            f"1 to {NAME_LIMIT} printable characters without spaces",
+            "a name for people",
+        ),
+        Option(
+            "--tag TAG",
+            _name,
+            f"1 to {NAME_LIMIT} printable characters without spaces",
+            "a word that jobs have in common",
+        ),
+    )
+}
+
+NAMES = ", ".join(option.form for option in OPTIONS.values())
+
+
+def split(rest: str) -> tuple[list[tuple[str, str | None]], str]:
+    """(options as name and value, the rest) of a line's arguments; `--` ends the options.
+
+    A value with spaces stands in single or double quotes, which have no other meaning.
+
+    Raises:
+        BadOption: for an option that is not there, and for a quote without its end.
+    """
+    found: list[tuple[str, str | None]] = []
+    while rest.startswith("--"):
+        word, _, behind = rest.partition(" ")
+        if word == "--":
+            return found, behind.lstrip()
+        name, equals, _ = word[2:].partition("=")
+        option = OPTIONS.get(name)
+        if option is None:
+            raise BadOption(f"run has no option {'--' + name[:38]!r}: it has {NAMES}; -- ends options.")
+        if option.is_flag:
+            if equals:
+                raise BadOption(f"--{name} takes no value.")
+            found.append((name, None))
+            rest = behind.lstrip()
+            continue
+        behind = rest[len(name) + 3 :] if equals else behind.lstrip()
+        value, rest = _value(name, behind)
+        found.append((name, value))
+    return found, rest
+
+
+def _value(name: str, text: str) -> tuple[str, str]:
+    """(the value at the start of `text`, what follows it)."""
+    if text[:1] in ("'", '"'):
+        value, end, rest = text[1:].partition(text[0])
+        if not end:
+            raise BadOption(f"--{name} has a {text[0]} without its end.")
+        return value, rest.lstrip()
+    value, _, rest = text.partition(" ")
+    return value, rest.lstrip()
+
+
+def command(line: str, options: Iterable[tuple[str, Any]]) -> Command:
+    """The command with these options: names with a text or a JSON value, None where a flag stands alone.
+
+    Raises:
+        BadOption: with what is wrong and what would be right.
+    """
+    values: dict[str, Any] = {}
+    for name, given in options:
+        option = OPTIONS.get(name)
+        if option is None:
+            raise BadOption(f"there is no option {name[:40]!r}: there are {', '.join(OPTIONS)}.")
+        try:
+            value: Any = True if given is None and option.is_flag else option.read(given)
+        except ValueError:
+            shown = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+            raise BadOption(f"--{name} takes {option.allowed}: not {shown[:40]!r}.") from None
+        values[name] = values.get(name, ()) + value if option.is_many else value
+    limit, retries = values.pop("time", None), values.pop("retries", 0)
+    once = values.pop("at-most-once", False)
+    if once and retries:
+        raise BadOption("--at-most-once and --retries exclude each other: it would be started again.")
+    if not line:
+        raise BadOption("run needs a command line, as in: run --time 60 -- make test")
+    if "\0" in line:
+        raise BadOption("A command line cannot hold a NUL byte.")
+    return Command(line, limit, retries, once, Extras(**values) if values else NO_EXTRAS)
