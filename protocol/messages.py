@@ -22,12 +22,13 @@ from protocol.limits import (
     BATCH_BYTES,
     BATCH_ITEMS,
     HELD_LIMIT,
+    PRIORITY_LIMIT,
     QUERY_LIMIT,
     RETRIES_LIMIT,
     SLOTS_LIMIT,
 )
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 OK = 200
 NOT_FOUND = 404
@@ -38,8 +39,8 @@ T = TypeVar("T")
 class JobItem(NamedTuple):
     """One job of a JOB message. `attempt` is 0 when an origin hands it in, from 1 when it is to be run.
 
-    `submitted_at` is in seconds since the epoch, `body` a packed `JobSpec`; `retries` and `at_most_once`
-    are those of the job, for the load balancer, which does not look inside the body.
+    `submitted_at` is in seconds since the epoch, `body` a packed `JobSpec`; `retries`, `at_most_once` and
+    `priority` are those of the job, for the load balancer, which does not look inside the body.
     """
 
     ticket: str
@@ -48,6 +49,7 @@ class JobItem(NamedTuple):
     body: bytes
     retries: int = 0
     at_most_once: bool = False
+    priority: int = 0
 
 
 class Held(NamedTuple):
@@ -387,7 +389,7 @@ def _jobs(payload: Any) -> Job:
     for row in fields.rows(payload, "jobs", BATCH_ITEMS):
         if (
             type(row) is not tuple
-            or len(row) != 6
+            or len(row) != 7
             or not is_ticket(row[0])
             or type(row[1]) is not int
             or not 0 <= row[1] <= ATTEMPT_LIMIT
@@ -397,8 +399,12 @@ def _jobs(payload: Any) -> Job:
             or type(row[4]) is not int
             or not 0 <= row[4] <= RETRIES_LIMIT
             or type(row[5]) is not bool
+            or type(row[6]) is not int
+            or not -PRIORITY_LIMIT <= row[6] <= PRIORITY_LIMIT
         ):
-            raise ProtocolError("a job that is not (ticket, attempt, time, bytes, retries, at most once)")
+            raise ProtocolError(
+                "a job that is not (ticket, attempt, time, bytes, retries, at most once, priority)"
+            )
         jobs.append(JobItem._make(row))
     return Job(jobs)
 

@@ -40,6 +40,8 @@ from protocol.replies import (
 )
 
 AWAY = "the ReverseProxy is away"
+#: What a job that is no command asks for.
+_PLAIN = Command("")
 
 
 class Waiter(NamedTuple):
@@ -53,7 +55,17 @@ class Waiter(NamedTuple):
 class OpenJob:
     """A ticket without a result. `acked`: the load balancer has it on its disk."""
 
-    __slots__ = ("acked", "at_most_once", "body", "cancelled", "retries", "seq", "submitted_at", "waiters")
+    __slots__ = (
+        "acked",
+        "at_most_once",
+        "body",
+        "cancelled",
+        "priority",
+        "retries",
+        "seq",
+        "submitted_at",
+        "waiters",
+    )
 
     def __init__(self, seq: int, submitted_at: float, spec: JobSpec, body: bytes, cancelled: bool) -> None:
         self.seq = seq
@@ -61,12 +73,15 @@ class OpenJob:
         self.body = body
         self.cancelled = cancelled
         self.acked = False
-        self.retries = spec.retries if isinstance(spec, Command) else 0
-        self.at_most_once = isinstance(spec, Command) and spec.at_most_once
+        command = spec if isinstance(spec, Command) else _PLAIN
+        self.retries = command.retries
+        self.at_most_once = command.at_most_once
+        self.priority = command.extras.priority
         self.waiters: list[Waiter] | None = None
 
     def item(self, ticket: str) -> JobItem:
-        return JobItem(ticket, 0, self.submitted_at, self.body, self.retries, self.at_most_once)
+        how = (self.retries, self.at_most_once, self.priority)
+        return JobItem(ticket, 0, self.submitted_at, self.body, *how)
 
 
 class Stored(NamedTuple):

@@ -77,7 +77,8 @@ class Dispatcher:
             if node_id is None:
                 break
             job = self._ledger.assign_next(self._ledger.nodes[node_id])
-            parts.setdefault(node_id, []).append(JobItem(job.ticket, job.attempt, job.submitted_at, job.body))
+            item = JobItem(job.ticket, job.attempt, job.submitted_at, job.body, priority=job.priority)
+            parts.setdefault(node_id, []).append(item)
             count += 1
         for node_id, items in parts.items():
             for batch in in_batches(items, job_size):

@@ -70,6 +70,7 @@ class Job:
         "not_before",
         "origin",
         "outcome",
+        "priority",
         "result_size",
         "retries",
         "seq",
@@ -89,6 +90,7 @@ class Job:
         body: bytes,
         retries: int = 0,
         at_most_once: bool = False,
+        priority: int = 0,
     ) -> None:
         self.seq = seq
         self.ticket = ticket
@@ -99,6 +101,7 @@ class Job:
         self.attempt = 1
         self.retries = retries
         self.at_most_once = at_most_once
+        self.priority = priority
         self.losses = 0
         self.failures = 0
         self.lost: dict[int, str] | None = None
@@ -146,6 +149,7 @@ class Row(NamedTuple):
     not_before: float
     retries: int
     at_most_once: int
+    priority: int
     body: bytes | None
     result: bytes | None
 
@@ -178,6 +182,7 @@ def row_of(job: Job, body: bytes | None, result: bytes | None) -> Row:
         job.not_before,
         job.retries,
         job.at_most_once,
+        job.priority,
         body,
         result,
     )
@@ -186,7 +191,8 @@ def row_of(job: Job, body: bytes | None, result: bytes | None) -> Row:
 def job_of(row: Row) -> Job:
     """The job of a row as it was loaded (with its body, or empty when it is DONE)."""
     body = b"" if row.state == State.DONE else row.body or b""
-    job = Job(row.seq, row.ticket, row.origin, row.submitted_at, body, row.retries, bool(row.at_most_once))
+    how = (row.retries, bool(row.at_most_once), row.priority)
+    job = Job(row.seq, row.ticket, row.origin, row.submitted_at, body, *how)
     job.state = State(row.state)
     job.version, job.attempt, job.losses = row.version, row.attempt, row.losses
     job.node, job.outcome, job.result_size = row.node, row.outcome, row.result_size

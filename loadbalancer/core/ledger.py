@@ -20,12 +20,13 @@ Invariants:
 from __future__ import annotations
 
 import heapq
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from loadbalancer.core.jobs import Forget, Job, Record, Row, State, job_of, row_of
 from loadbalancer.core.nodes import Node
+from loadbalancer.core.queue import JobQueue
 from protocol.job import Ended, Outcome, Report
 from protocol.limits import MIB
 from protocol.messages import JobItem
@@ -73,7 +74,7 @@ class Ledger:
         self._questions: dict[str, list[str]] = {}
         self._crash_limit = crash_limit
         self._grace = node_grace_period
-        self._queue: deque[Job] = deque()
+        self._queue = JobQueue()
         self._delayed: list[tuple[float, int, Job]] = []
         self._next_seq = 1
         self._turn = 0
@@ -133,8 +134,8 @@ class Ledger:
     # --- the changes -----------------------------------------------------------------------------
 
     def accept(self, origin: Node, item: JobItem) -> None:
-        what = (item.ticket, origin.node_id, item.submitted_at, item.body, item.retries, item.at_most_once)
-        job = Job(self._next_seq, *what)
+        what = (item.ticket, origin.node_id, item.submitted_at, item.body)
+        job = Job(self._next_seq, *what, item.retries, item.at_most_once, item.priority)
         self._next_seq += 1
         job.since = self.now
         self.jobs[item.ticket] = job
@@ -146,9 +147,7 @@ class Ledger:
 
     def assign_next(self, node: Node) -> Job:
         """The job at the head of the queue goes to `node`. There must be one: `waiting` > 0."""
-        job = self._queue.popleft()
-        while job.state is not State.QUEUED:  # it ended while it waited
-            job = self._queue.popleft()
+        job = self._queue.pop()
         self.waiting -= 1
         job.move(State.ASSIGNED)
         job.node, job.since = node.node_id, self.now
@@ -169,7 +168,7 @@ class Ledger:
         self._leave_node(job)
         job.move(State.QUEUED)
         job.since = self.now
-        self._queue.appendleft(job)
+        self._queue.append_left(job)
         self.waiting += 1
         self._touched[job.ticket] = job
 

@@ -55,7 +55,8 @@ def _to_version_2(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE jobs RENAME TO jobs_1")
     connection.execute(_JOBS)
     for found in connection.execute("SELECT * FROM jobs_1"):
-        row = Row._make((*found, None))
+        *fields, found_body = found
+        row = Row._make((*fields, 0, found_body, None))
         constant = (row.ticket, row.origin, float(row.submitted_at), row.retries, bool(row.at_most_once))
         body = unseal(row.body or b"", *constant)
         connection.execute(_INSERT, _inserted(row._replace(body=body)))
@@ -66,7 +67,11 @@ def _to_version_2(connection: sqlite3.Connection) -> None:
     connection.execute("DROP TABLE jobs_1")
 
 
-_MIGRATIONS: list[Migration] = [_VERSION_1, _to_version_2]
+#: Version 3 adds a priority to `job`: what was written before is read as it is, and an older program must not
+#: meet it.
+_TO_VERSION_3 = ""
+
+_MIGRATIONS: list[Migration] = [_VERSION_1, _to_version_2, _TO_VERSION_3]
 
 _INSERT = """
     INSERT INTO jobs VALUES (?, ?, ?, ?)
@@ -153,12 +158,13 @@ def _row(seq: int, version: int, state: object, job: object) -> Row:
     Raises:
         BrokenSeal: if anything of it has changed.
     """
-    ticket, origin, submitted_at, retries, at_most_once, body = _unpack(sealed_value(job, seq))
+    ticket, origin, submitted_at, retries, at_most_once, body, *more = _unpack(sealed_value(job, seq))
+    priority = more[0] if more else 0  # version 2 had none
     place, attempt, losses, node, outcome, result_size, failures, not_before = _unpack(
         sealed_value(state, seq, version)
     )
     what = (origin, attempt, losses, node, submitted_at, outcome, result_size, failures, not_before)
-    return Row(seq, ticket, version, place, *what, retries, at_most_once, body, None)
+    return Row(seq, ticket, version, place, *what, retries, at_most_once, priority, body, None)
 
 
 def _unpack(value: bytes) -> Any:
@@ -166,7 +172,7 @@ def _unpack(value: bytes) -> Any:
 
 
 def _inserted(row: Row) -> tuple[int, int, bytes, bytes]:
-    job = (row.ticket, row.origin, row.submitted_at, row.retries, row.at_most_once, row.body)
+    job = (row.ticket, row.origin, row.submitted_at, row.retries, row.at_most_once, row.body, row.priority)
     return row.seq, row.version, _state(row), seal(msgpack.packb(job), row.seq)
 
 

@@ -32,7 +32,10 @@ def tuples_of(items: st.SearchStrategy, most: int = 5) -> st.SearchStrategy:
     return st.lists(items, max_size=most).map(tuple)
 
 
-job_items = st.builds(m.JobItem, tickets, attempts_or_none, numbers, bodies, retries, st.booleans())
+priorities = st.integers(-100, 100)
+job_items = st.builds(
+    m.JobItem, tickets, attempts_or_none, numbers, bodies, retries, st.booleans(), priorities
+)
 held = st.builds(m.Held, tickets, attempts)
 held_or_asked = st.builds(m.Held, tickets, attempts_or_none)
 ended = st.builds(Ended, tickets, attempts_or_none, st.sampled_from([str(o) for o in Outcome]), bodies)

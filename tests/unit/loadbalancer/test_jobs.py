@@ -15,7 +15,7 @@ def job_in(state: State) -> Job:
 
 
 def row(**fields: object) -> Row:
-    made = Row(7, T, 3, 1, "origin", 2, 1, "n1", 5.0, "", 0, 2, 0.0, 4, 1, b"body", None)
+    made = Row(7, T, 3, 1, "origin", 2, 1, "n1", 5.0, "", 0, 2, 0.0, 4, 1, 9, b"body", None)
     return made._replace(**fields)
 
 

@@ -42,7 +42,7 @@ def ticket(seq: int) -> str:
 def row(seq: int, version: int = 1, **fields: object) -> Row:
     """A job that waits, unless `fields` says otherwise."""
     made = Row(
-        seq, ticket(seq), version, State.QUEUED, "n1", 1, 0, None, 5.0, "", 0, 0, 0.0, 0, 0, b"body", None
+        seq, ticket(seq), version, State.QUEUED, "n1", 1, 0, None, 5.0, "", 0, 0, 0.0, 0, 0, 0, b"body", None
     )
     return made._replace(**fields)
 
@@ -292,9 +292,9 @@ async def test_a_file_of_version_1_is_read(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path)
     assert await store.acquire("other") == Opened("b1", 5)
     assert await store.load_open(5) == [
-        Row(2, ticket(2), 3, State.ASSIGNED, "n1", 2, 1, "n2", 5.5, "", 0, 0, 0.0, 0, 1, b"\1", None),
-        Row(3, ticket(3), 4, State.DELAYED, "n1", 3, 0, None, 5.5, "", 0, 2, 7.5, 3, 0, b"\5", None),
-        Row(5, ticket(5), 2, State.DONE, "n1", 1, 0, None, 6.5, "failed", 2, 0, 0.0, 0, 0, b"\2", None),
+        Row(2, ticket(2), 3, State.ASSIGNED, "n1", 2, 1, "n2", 5.5, "", 0, 0, 0.0, 0, 1, 0, b"\1", None),
+        Row(3, ticket(3), 4, State.DELAYED, "n1", 3, 0, None, 5.5, "", 0, 2, 7.5, 3, 0, 0, b"\5", None),
+        Row(5, ticket(5), 2, State.DONE, "n1", 1, 0, None, 6.5, "failed", 2, 0, 0.0, 0, 0, 0, b"\2", None),
     ]
     assert await store.results([2, 5]) == {5: b"\3\4"}
     await store.close()
@@ -350,9 +350,9 @@ async def test_a_file_of_a_node_is_refused(tmp_path: Path) -> None:
 
 async def test_a_file_of_a_later_version_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / FILE)
-    connection.executescript(f"{VERSION_1} PRAGMA user_version = 3")
+    connection.executescript(f"{VERSION_1} PRAGMA user_version = 4")
     connection.close()
     with pytest.raises(
-        StartError, match=r"loadbalancer\.sqlite3 is of schema version 3, this program knows 2"
+        StartError, match=r"loadbalancer\.sqlite3 is of schema version 4, this program knows 3"
     ):
         await SqliteStore.open(tmp_path)
