@@ -203,6 +203,20 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """LB -> origin, after a restart: before these run again, are their results home already?"""
+
+    tickets: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """origin -> LB, answers CHECK: of these, no result is here. Of the others an ACK has come before."""
+
+    tickets: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """node -> LB: it is about to stop. It takes no more jobs, and finishes what runs."""
 
@@ -239,6 +253,8 @@ Message = (
     | Drop
     | Query
     | Answer
+    | Check
+    | Checked
     | Drain
     | Bye
     | Error
@@ -272,6 +288,8 @@ _ENCODERS: dict[type, tuple[str, int, Callable[[Any], Any]]] = {
     Drop: ("DROP", OK, lambda m: m.jobs),
     Query: ("QUERY", OK, lambda m: (m.number, m.what, m.tickets)),
     Answer: ("ANSWER", OK, lambda m: (m.number, m.text)),
+    Check: ("CHECK", OK, lambda m: m.tickets),
+    Checked: ("CHECKED", OK, lambda m: m.tickets),
     Drain: ("DRAIN", OK, lambda m: None),
     Bye: ("BYE", OK, lambda m: None),
 }
@@ -536,6 +554,8 @@ _DECODERS: dict[tuple[str, int], Callable[[Any], Message]] = {
     ("DROP", OK): lambda payload: Drop(_held(payload)),
     ("QUERY", OK): _query,
     ("ANSWER", OK): _answer,
+    ("CHECK", OK): lambda payload: Check(_tickets(payload)),
+    ("CHECKED", OK): lambda payload: Checked(_tickets(payload)),
     ("DRAIN", OK): lambda payload: Drain(),
     ("BYE", OK): lambda payload: Bye(),
 }

@@ -33,6 +33,7 @@ from protocol.messages import (
     Answer,
     Bye,
     Cancel,
+    Check,
     Drop,
     Error,
     Hello,
@@ -226,6 +227,9 @@ class NodeCore:
     def _on_not_here(self, message: NotHere, out: Outcome) -> None:
         self.origin.unknown(message.tickets)
 
+    def _on_check(self, message: Check, out: Outcome) -> None:
+        self.origin.checked(message.tickets, out)
+
     def _on_ack_jobs(self, message: AckJobs, out: Outcome) -> None:
         self.origin.acknowledged(message.tickets)
 
@@ -289,6 +293,7 @@ _HANDLERS: dict[type, Callable[[NodeCore, Any, Outcome], None]] = {
     RequestOfRes: NodeCore._on_request,
     ResReq: NodeCore._on_res_req,
     NotHere: NodeCore._on_not_here,
+    Check: NodeCore._on_check,
     AckJobs: NodeCore._on_ack_jobs,
     AckResults: NodeCore._on_ack_results,
     Recall: NodeCore._on_recall,

@@ -15,7 +15,17 @@ from protocol.errors import ProtocolError
 from protocol.job import Command, Ended, JobSpec, JobState, unpack_report, unpack_spec
 from protocol.job import Outcome as JobOutcome
 from protocol.limits import REQUEST_ITEMS
-from protocol.messages import AckResults, Cancel, Held, Job, JobItem, Query, in_batches, job_size
+from protocol.messages import (
+    AckResults,
+    Cancel,
+    Checked,
+    Held,
+    Job,
+    JobItem,
+    Query,
+    in_batches,
+    job_size,
+)
 from protocol.messages import Answer as BalancerAnswer
 from protocol.replies import (
     CancelOf,
@@ -337,6 +347,14 @@ class Origin:
                 waiting.discard(ended.ticket)
                 if not waiting:
                     del self._waiting[waiter.client]
+
+    def checked(self, tickets: Iterable[str], out: Outcome) -> None:
+        """CHECK: what is not open here is done here, or not of this node, which comes to the same."""
+        asked = list(tickets)
+        home = [Held(ticket, 0) for ticket in asked if ticket not in self.open]
+        if home:
+            out.actions.append(Send(AckResults(home)))
+        out.actions.append(Send(Checked([ticket for ticket in asked if ticket in self.open])))
 
     def overdue(self, before: float) -> list[str]:
         """Open tickets handed in before that time, one message's worth; each gets its turn."""

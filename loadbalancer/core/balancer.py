@@ -5,7 +5,10 @@ Invariants:
 1. Of a job, only the attempt that this state names, on the node that it names, may change it; and a lost
    attempt that ended after all, while no other has, ends it. All else is stale: acknowledged, so that the
    sender can forget it, counted, and dropped.
-2. A submission cannot come after its job was forgotten: the origin sends on one link in order, so any
+2. A result that comes while its origin is connected passes through: it is sent on at once and recorded by
+   the origin alone. Its executor, which keeps it, is told to forget it after the origin has acknowledged and
+   the job is forgotten here. Where the origin is away, or slow, it is recorded here first.
+3. A submission cannot come after its job was forgotten: the origin sends on one link in order, so any
    repetition of its JOB stands before its ACK of the result. That is why nothing need be remembered.
 """
 
@@ -31,6 +34,7 @@ from loadbalancer.core.events import (
     Stored,
     StrangerAsked,
     Tick,
+    Together,
 )
 from loadbalancer.core.jobs import Job, Row, State
 from loadbalancer.core.ledger import Ledger
@@ -45,6 +49,8 @@ from protocol.messages import (
     Answer,
     Bye,
     Cancel,
+    Check,
+    Checked,
     Drain,
     Drop,
     Error,
@@ -89,17 +95,29 @@ class Balancer:
         )
         self._actions: list[Action] = []
         self._prompt: list[Action] = []
+        #: By link, what one step sends together: results that pass through, and those that may be forgotten.
+        self._passed: dict[int, list[Ended]] = {}
+        self._acked: dict[int, list[Held]] = {}
 
     # --- the step --------------------------------------------------------------------------------
 
-    def step(self, event: Event, now: float) -> Outcome:
-        """One event, at one time (seconds, never going back)."""
+    def step(self, event: Event | Together, now: float) -> Outcome:
+        """One event, or several that came at once, at one time (seconds, never going back)."""
         self._now = self.ledger.now = now
+        for each in event.events if isinstance(event, Together) else (event,):
+            self._on_event(each)
+        self.ledger.wake_delayed()
+        if self.settings.eager and self.ledger.waiting:
+            self._dispatcher.run_rounds()
+        self._dispatcher.consider_evening(now)
+        return self._collect()
+
+    def _on_event(self, event: Event) -> None:
         match event:
             case MessageReceived(link, message):
                 node = self._links.get(link)
                 if node is not None:
-                    node.heard_at = now
+                    node.heard_at = self._now
                     self._on_message(node, message)
             case HelloReceived(link, hello):
                 self._on_hello(link, hello)
@@ -109,11 +127,6 @@ class Balancer:
                 self._on_link_lost(link)
             case Tick():
                 self._on_tick()
-        self.ledger.wake_delayed()
-        if self.settings.eager and self.ledger.waiting:
-            self._dispatcher.run_rounds()
-        self._dispatcher.consider_evening(now)
-        return self._collect()
 
     def next_deadline(self) -> float:
         """When the next Tick is due, at the latest."""
@@ -128,6 +141,16 @@ class Balancer:
         """Turns what the step changed into records, and results that are owed into messages."""
         for node in self.ledger.owing.values():
             self._deliver(node)
+        for link, results in self._passed.items():
+            # At once: that the job was dispatched is on disk, or it could not have ended.
+            self._prompt += [Send(link, Result(batch)) for batch in in_batches(results, result_size)]
+        for link, acked in self._acked.items():
+            for batch in in_batches(acked):
+                self._send(link, AckResults(batch))
+        self._passed, self._acked = {}, {}
+        for node_id, tickets in self.ledger.questions().items():
+            for asking in in_batches(tickets):
+                self._to(self.ledger.node(node_id), Check(asking))
         outcome = Outcome(self.ledger.collect(), self._actions, self._prompt)
         self._actions, self._prompt = [], []
         return outcome
@@ -152,6 +175,7 @@ class Balancer:
             # The same instance comes again: its old link is dead, whatever TCP thinks.
             self._actions.append(Close(node.link, at_once=True))
             del self._links[node.link]
+            self._forget_link(node, node.link)
         # Only another process than the one that we knew means a crash; what the same one lacks, or one that
         # we did not know before our own restart, may never have reached it.
         crashed = node.instance not in ("", hello.instance)
@@ -160,9 +184,11 @@ class Balancer:
         node.recalled.clear()
         node.draining, node.asked_at = False, None
         self._links[link] = node
-        self._actions.append(Accept(link, node.name))
-        self._send(link, Welcome(self.balancer_id, self.epoch, self.settings.request_result_period))
+        # At once, as it follows from no record, and must come before all else that does not wait.
+        welcome = Welcome(self.balancer_id, self.epoch, self.settings.request_result_period)
+        self._prompt += [Accept(link, node.name), Send(link, welcome)]
         self._reconcile(node, hello, crashed)
+        self.ledger.ask_again(node)
         node.owed.reset()
         self.ledger.owing[node.node_id] = node
         self._dispatcher.hurry()
@@ -186,13 +212,15 @@ class Balancer:
 
     def _reconcile(self, node: Node, hello: Hello, crashed: bool) -> None:
         """Compares what the node says it has with what is recorded of it; before anything is dispatched."""
-        running = dict(hello.running)
-        has = dict(hello.held) | running | dict(hello.finished)
+        running, finished = dict(hello.running), dict(hello.finished)
+        has = dict(hello.held) | running | finished
         missing = [job for job in node.jobs.values() if has.get(job.ticket) != job.attempt]
         self.ledger.lose_all(node, missing, counts=crashed)
         for job in node.jobs.values():
             if job.ticket in running:
                 self.ledger.start(job)
+            if job.ticket not in finished:
+                self.ledger.is_sure(job)
         cancels = [Held(job.ticket, job.attempt) for job in node.jobs.values() if job.cancelled]
         # What it has finished comes as RESULT anyway, and is then found stale or not.
         stale = [
@@ -212,11 +240,29 @@ class Balancer:
             return
         node.link, node.deadline = None, self._now + self.settings.node_grace_period
         node.recalled.clear()
+        self._forget_link(node, link)
         waits = f"; its {len(node.jobs)} jobs wait {self.settings.node_grace_period:g} s for it"
         self._log(f"node {node.name} is away{waits if node.jobs else ''}", warning=True)
         for job in list(node.jobs.values()):
             if job.cancelled:
                 self.ledger.end(job, JobOutcome.CANCELLED, "its node was away")
+
+    def _forget_link(self, node: Node, link: int) -> None:
+        """Nothing more goes this way; and what passed on it may never have come home."""
+        self._passed.pop(link, None)
+        self._acked.pop(link, None)
+        for job in node.undelivered.values():
+            if job.state is State.PASSING:
+                self._record(job)
+
+    def _record(self, job: Job) -> None:
+        ended, executor = self.ledger.record(job)
+        self._may_forget(self.ledger.nodes[executor], ended)
+
+    def _may_forget(self, executor: Node, ended: Ended) -> None:
+        """Its executor need not keep the result, once this step is on disk."""
+        if executor.link is not None:
+            self._acked.setdefault(executor.link, []).append(Held(ended.ticket, ended.attempt))
 
     def _on_drain(self, node: Node, _: Drain) -> None:
         node.draining = True
@@ -291,6 +337,9 @@ class Balancer:
         if tickets:
             node.asked_at = self._now
         owed = node.owed.overdue(before, self._now)
+        for ticket in owed:
+            if ticket in self.ledger.passing:
+                self._record(node.undelivered[ticket])
         if owed and node.link is not None:
             self._actions.append(Deliver(node.link, self._stored(node, owed), tickets))
         elif tickets:
@@ -333,9 +382,18 @@ class Balancer:
                 self.ledger.fail(job)
             else:
                 node.done += 1
-                self.ledger.finish(job, ended)
-        acked = [Held(ended.ticket, ended.attempt) for ended in message.results]
-        self._to(node, AckResults(acked))
+                self._finish(job, ended)
+            if not self.ledger.is_passing(node, ended):
+                self._may_forget(node, ended)
+
+    def _finish(self, job: Job, ended: Ended) -> None:
+        """The result passes through to its origin if that is there, and is recorded here if not."""
+        if not self.ledger.pass_on(job, ended):
+            self.ledger.finish(job, ended)
+            return
+        link = self.ledger.nodes[job.origin].link
+        assert link is not None
+        self._passed.setdefault(link, []).append(ended)
 
     def _on_late_result(self, node: Node, ended: Ended) -> None:
         """Not of the current attempt: of one that was thought lost, and the first to end; or stale."""
@@ -377,7 +435,13 @@ class Balancer:
 
     def _on_ack_results(self, node: Node, message: AckResults) -> None:
         for ticket, _ in message.results:
-            self.ledger.forget(node, ticket)
+            passing = self.ledger.forget(node, ticket)
+            if passing is not None:
+                self._may_forget(self.ledger.nodes[passing.executor], passing.ended)
+
+    def _on_checked(self, node: Node, message: Checked) -> None:
+        for ticket in message.tickets:
+            self.ledger.is_open(ticket)
 
     def _on_started(self, node: Node, message: Started) -> None:
         for ticket, attempt in message.jobs:
@@ -399,7 +463,7 @@ class Balancer:
     def _on_cancel(self, node: Node, message: Cancel) -> None:
         for ticket, _ in message.jobs:
             job = self.ledger.jobs.get(ticket)
-            if job is None or job.origin != node.node_id or job.state is State.DONE:
+            if job is None or job.origin != node.node_id or job.outcome:
                 continue
             executor = self.ledger.nodes[job.node] if job.node is not None else None
             if executor is None or executor.link is None:
@@ -426,7 +490,7 @@ class Balancer:
     def _status(self, job: Job) -> list[Any]:
         name = self.ledger.nodes[job.node].name if job.node is not None else None
         started = job.since if job.state is State.RUNNING else None
-        state = State.QUEUED if job.state is State.DELAYED else job.state
+        state = _SHOWN.get(job.state, job.state)
         return [state.name.lower(), job.attempt, name, started]
 
     def stats(self) -> dict[str, Any]:
@@ -468,6 +532,10 @@ class Balancer:
             self._send(node.link, message)
 
 
+#: What clients are told of states that they need not know.
+_SHOWN = {State.DELAYED: State.QUEUED, State.PASSING: State.DONE}
+
+
 def _is_tried_again(job: Job, ended: Ended) -> bool:
     may = job.failures < job.retries and not job.cancelled and not job.at_most_once
     return may and ended.outcome in _TRIED_AGAIN
@@ -499,6 +567,7 @@ _HANDLERS: dict[type, Callable[[Balancer, Node, Any], None]] = {
     Started: Balancer._on_started,
     Returned: Balancer._on_returned,
     Cancel: Balancer._on_cancel,
+    Checked: Balancer._on_checked,
     Query: Balancer._on_query,
     Drain: Balancer._on_drain,
     Bye: Balancer._on_bye,

@@ -48,6 +48,13 @@ Event = HelloReceived | StrangerAsked | MessageReceived | LinkLost | Tick
 
 
 @dataclass(frozen=True, slots=True)
+class Together:
+    """What came at once, in order: one step, one round of dispatch, one message for each receiver."""
+
+    events: Sequence[Event]
+
+
+@dataclass(frozen=True, slots=True)
 class Send:
     link: int
     message: Message

@@ -10,6 +10,9 @@ class State(enum.IntEnum):
     """RUNNING is not recorded on disk: after a restart the node says again what runs.
 
     DELAYED: it failed, and is queued again when its time has come.
+
+    PASSING is not recorded either: its result is on its way through to its origin, from memory, and its
+    executor keeps it until the origin has it on disk. After a restart the executor delivers it again.
     """
 
     QUEUED = 0
@@ -17,6 +20,7 @@ class State(enum.IntEnum):
     RUNNING = 2
     DONE = 3
     DELAYED = 4
+    PASSING = 5
 
 
 #: Every legal change of state. What is not here is a fault of ours and raises.
@@ -29,8 +33,11 @@ TRANSITIONS = frozenset(
         (State.ASSIGNED, State.DONE),  # a short job: no STARTED came before its result
         (State.RUNNING, State.QUEUED),  # its node was lost
         (State.RUNNING, State.DONE),
-        (State.ASSIGNED, State.DELAYED),  # it failed and has retries left
-        (State.RUNNING, State.DELAYED),
+        (State.ASSIGNED, State.PASSING),  # it ended, and its origin is there to take the result
+        (State.RUNNING, State.PASSING),
+        (State.PASSING, State.DONE),  # the origin went away, or does not acknowledge: recorded here
+        (State.ASSIGNED, State.DELAYED),  # lost, and its origin is asked whether the result is home already
+        (State.RUNNING, State.DELAYED),  # it failed and has retries left; so may one that is ASSIGNED
         (State.DELAYED, State.QUEUED),
         (State.DELAYED, State.DONE),  # cancelled, or an attempt thought lost had ended after all
     }
@@ -45,10 +52,10 @@ class Job:
     """One job from its submission until its origin has acknowledged the result.
 
     A class with slots rather than one object a state: a million of them wait at once.
-    `node` stands exactly while ASSIGNED or RUNNING, `outcome` exactly when DONE, `not_before` exactly while
-    DELAYED. `seq` is the order of arrival and the key in the store. `losses` counts attempts that took their
-    node or worker with them, `failures` those that ended badly and were tried again. `lost` names the nodes
-    of lost attempts, whose results count if they come after all; it lives in memory only.
+    `node` stands exactly while ASSIGNED or RUNNING, `outcome` exactly when PASSING or DONE, `not_before`
+    exactly while DELAYED. `seq` is the order of arrival and the key in the store. `losses` counts attempts
+    that took their node or worker with them, `failures` those that ended badly and were tried again. `lost`
+    names the nodes of lost attempts, whose results count if they come after all; it lives in memory only.
     """
 
     __slots__ = (
@@ -144,9 +151,10 @@ class Row(NamedTuple):
 
 
 class Forget(NamedTuple):
-    """The job's origin has its result: nothing of it stays here."""
+    """The job's origin has its result: nothing of it stays here. `has_result`: it was recorded here."""
 
     seq: int
+    has_result: bool = True
 
 
 Record = Row | Forget

@@ -2,17 +2,19 @@
 
 Where a job is:
 
-    accepted -> QUEUED -> ASSIGNED -> RUNNING -> DONE -> its origin acknowledges -> forgotten
-                  ^          |           |
+    accepted -> QUEUED -> ASSIGNED -> RUNNING -> PASSING -> its origin acknowledges -> forgotten
+                  ^          |           |          |                ^
+                  |          |           +----------+--> DONE -------+   the origin is away or slow: recorded
                   +----------+-----------+   recalled (same attempt) or lost with its node (next attempt)
                   +------ DELAYED <-+        failed, and to be tried again (next attempt)
 
 Invariants:
 
-1. A QUEUED job is in `_queue`; an ASSIGNED or RUNNING one in its node's `jobs`, and in no other's; a DONE
-   one in its origin's `undelivered` and `owed`; a DELAYED one in `_delayed`. `waiting` counts the QUEUED,
-   `delayed` the DELAYED.
+1. A QUEUED job is in `_queue`; an ASSIGNED or RUNNING one in its node's `jobs`, and in no other's; a PASSING
+   or DONE one in its origin's `undelivered` and `owed`, a PASSING one in `passing` too; a DELAYED one in
+   `_delayed`. `waiting` counts the QUEUED, `delayed` the DELAYED.
 2. Whatever changed since the last `collect` is in its records: one whole row a job, or its Forget.
+3. An executor is told to forget a result only after a record that makes it needless: DONE, or Forget.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ from __future__ import annotations
 import heapq
 from collections import Counter, deque
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from loadbalancer.core.jobs import Forget, Job, Record, Row, State, job_of, row_of
 from loadbalancer.core.nodes import Node
 from protocol.job import Ended, Outcome, Report
+from protocol.limits import MIB
 from protocol.messages import JobItem
 
 #: Seconds before a failed job is tried again: doubled from the first to the longest.
@@ -31,6 +35,15 @@ RETRY_FIRST = 1.0
 RETRY_LONGEST = 300.0
 #: Lost attempts of a job whose result would still count: the latest so many.
 LOST_REMEMBERED = 8
+#: Results in memory on their way to all origins; above it they are recorded first.
+PASSING_BYTES = 64 * MIB
+
+
+class Passing(NamedTuple):
+    """A result on its way through, and the node that keeps it until it is home."""
+
+    ended: Ended
+    executor: str
 
 
 class Ledger:
@@ -47,6 +60,14 @@ class Ledger:
         self.fresh: dict[str, Ended] = {}
         #: Nodes that are owed results, and can perhaps be sent some now.
         self.owing: dict[str, Node] = {}
+        #: Results that are not recorded here, by ticket.
+        self.passing: dict[str, Passing] = {}
+        self._passing_bytes = 0
+        #: Jobs that were ASSIGNED when this balancer started: their result may have passed through, and be
+        #: home. One that is lost is not run again before its origin was asked; until then it is `asked`.
+        self._unsure: set[str] = set()
+        self.asked: dict[str, Job] = {}
+        self._questions: dict[str, list[str]] = {}
         self._crash_limit = crash_limit
         self._grace = node_grace_period
         self._queue: deque[Job] = deque()
@@ -75,6 +96,7 @@ class Ledger:
             origin.owed.add(job.ticket, job.result_size)
         elif job.node is not None:
             self.node(job.node).jobs[job.ticket] = job
+            self._unsure.add(job.ticket)
 
     def node(self, node_id: str) -> Node:
         """The node of that id, made (as one that is away) where it is not known."""
@@ -86,8 +108,8 @@ class Ledger:
     def collect(self) -> list[Record]:
         """The records of all that changed since the last time; `fresh` and `owing` end with it.
 
-        That a job may be forgotten is never urgent: it waits for other records, or for `flush`. A balancer
-        that dies before it is on disk delivers the result again, and the origin acknowledges again.
+        That a recorded job may be forgotten is never urgent: it waits for other records, or for `flush`. A
+        balancer that dies before it is on disk delivers the result again, and the origin acknowledges again.
         """
         records: list[Record] = []
         for ticket, job in self._touched.items():
@@ -102,7 +124,7 @@ class Ledger:
 
     def flush(self) -> None:
         """The next `collect` holds nothing back."""
-        self._flush = bool(self._forgotten)
+        self._flush = self._flush or bool(self._forgotten)
 
     # --- the changes -----------------------------------------------------------------------------
 
@@ -160,20 +182,27 @@ class Ledger:
         self._touched[job.ticket] = job
 
     def _delay(self, job: Job) -> None:
-        heapq.heappush(self._delayed, (job.not_before, job.seq, job))
         self.delayed += 1
+        self._wake_at_not_before(job)
+
+    def _wake_at_not_before(self, job: Job) -> None:
+        heapq.heappush(self._delayed, (job.not_before, job.seq, job))
 
     def next_retry(self) -> float | None:
         """When the next DELAYED job is to be queued."""
-        while self._delayed and self._delayed[0][2].state is not State.DELAYED:
+        while self._delayed:
+            at, _, job = self._delayed[0]
+            if job.state is State.DELAYED and job.not_before == at:
+                return at
             heapq.heappop(self._delayed)
-        return self._delayed[0][0] if self._delayed else None
+        return None
 
     def wake_delayed(self) -> None:
         """Queues the DELAYED jobs whose time has come, behind the others."""
         while (at := self.next_retry()) is not None and at <= self.now:
             job = heapq.heappop(self._delayed)[2]
             self.delayed -= 1
+            self.asked.pop(job.ticket, None)
             job.move(State.QUEUED)
             job.not_before, job.since = 0.0, self.now
             self._queue.append(job)
@@ -199,9 +228,48 @@ class Ledger:
         elif job.losses >= limit:
             reason = f"{limit} attempts took their node or worker along (CRASH_LIMIT={limit})"
             self.end(job, Outcome.LOST, reason)
+        elif job.ticket in self._unsure:
+            job.attempt += 1
+            self._ask_origin(job)
         else:
             job.attempt += 1
             self.requeue(job)
+
+    def _ask_origin(self, job: Job) -> None:
+        """It waits for its origin's word, as long as for a node that is away; it has not failed.
+
+        Not recorded: a balancer that starts in between must ask again.
+        """
+        self._unsure.discard(job.ticket)
+        self.asked[job.ticket] = job
+        self._questions.setdefault(job.origin, []).append(job.ticket)
+        job.not_before = self.now + self._grace
+        self._leave_node(job)
+        job.move(State.DELAYED)
+        job.since = self.now
+        self._delay(job)
+
+    def ask_again(self, origin: Node) -> None:
+        """It has connected: what was to be asked of it meanwhile, it has not heard."""
+        tickets = [job.ticket for job in self.asked.values() if job.origin == origin.node_id]
+        if tickets:
+            self._questions[origin.node_id] = tickets
+
+    def questions(self) -> dict[str, list[str]]:
+        """What is to be asked since the last time, by origin."""
+        questions, self._questions = self._questions, {}
+        return questions
+
+    def is_sure(self, job: Job) -> None:
+        """Its node says what it has of it: no result has passed through."""
+        self._unsure.discard(job.ticket)
+
+    def is_open(self, ticket: str) -> None:
+        """Its origin lacks the result: it is run again at once."""
+        job = self.asked.get(ticket)
+        if job is not None:
+            job.not_before = self.now
+            self._wake_at_not_before(job)
 
     def lose_all(self, node: Node, jobs: list[Job], counts: bool) -> None:
         """`node` has lost these. Where it `counts`, each that may have been running counts as a crash.
@@ -219,31 +287,87 @@ class Ledger:
 
     def finish(self, job: Job, ended: Ended) -> None:
         """Records the one outcome of a job; its origin is owed the result from here on."""
+        self._end(job, State.DONE, ended)
+        self._touched[job.ticket] = job
+        self.fresh[job.ticket] = ended
+        origin = self.node(job.origin)
+        origin.owed.add(job.ticket, job.result_size)
+        self.owing[origin.node_id] = origin
+
+    def pass_on(self, job: Job, ended: Ended) -> bool:
+        """The same where its origin can be sent the result at once: from memory, with no record here.
+
+        False, and nothing is changed, where it cannot.
+        """
+        origin, size = self.node(job.origin), len(ended.body)
+        if origin.link is None or job.node is None or self._passing_bytes >= PASSING_BYTES:
+            return False
+        if not origin.owed.add_sent(job.ticket, size, self.now):
+            return False
+        self.passing[job.ticket] = Passing(ended, job.node)
+        self._passing_bytes += size
+        self._end(job, State.PASSING, ended)
+        return True
+
+    def is_passing(self, executor: Node, ended: Ended) -> bool:
+        """Whether this very result is on its way: nobody has it on disk yet."""
+        passing = self.passing.get(ended.ticket)
+        return (
+            passing is not None
+            and passing.executor == executor.node_id
+            and passing.ended.attempt == ended.attempt
+        )
+
+    def record(self, job: Job) -> Passing:
+        """The origin does not take it now: DONE, as if it had not been passed on."""
+        passing = self._passed(job.ticket)
+        job.move(State.DONE)
+        self._touched[job.ticket] = job
+        self.fresh[job.ticket] = passing.ended
+        return passing
+
+    def _end(self, job: Job, state: State, ended: Ended) -> None:
         if job.state is State.QUEUED:
             self.waiting -= 1  # it stays in the queue, and is passed over when its turn comes
         elif job.state is State.DELAYED:
             self.delayed -= 1
+            self.asked.pop(job.ticket, None)
+        self._unsure.discard(job.ticket)
         self._leave_node(job)
-        job.move(State.DONE)
+        job.move(state)
         job.outcome, job.body, job.since = ended.outcome, b"", self.now
         job.attempt, job.lost, job.not_before = ended.attempt, None, 0.0
         job.result_size = len(ended.body)
         self.counters[ended.outcome] += 1
-        self._touched[job.ticket] = job
-        self.fresh[job.ticket] = ended
-        origin = self.node(job.origin)
-        origin.undelivered[job.ticket] = job
-        origin.owed.add(job.ticket, job.result_size)
-        self.owing[origin.node_id] = origin
+        self.node(job.origin).undelivered[job.ticket] = job
 
-    def forget(self, origin: Node, ticket: str) -> None:
-        """The origin has the result. Nothing happens where it was not owed."""
+    def _passed(self, ticket: str) -> Passing:
+        passing = self.passing.pop(ticket)
+        self._passing_bytes -= len(passing.ended.body)
+        return passing
+
+    def forget(self, origin: Node, ticket: str) -> Passing | None:
+        """The origin has the result. Nothing happens where it was not owed, and was not asked.
+
+        What only passed through comes back: its executor may forget it after the next commit.
+        """
+        passing = None
         if origin.owed.acknowledge(ticket):
             job = origin.undelivered.pop(ticket)
             del self.jobs[ticket]
-            self._forgotten.append(Forget(job.seq))
+            if job.state is State.PASSING:
+                passing = self._passed(ticket)
+                self._flush = True
+            self._forgotten.append(Forget(job.seq, has_result=passing is None))
+        elif ticket in self.asked and self.asked[ticket].origin == origin.node_id:
+            job = self.asked.pop(ticket)
+            del self.jobs[ticket]
+            self.delayed -= 1
+            job.move(State.DONE)
+            self._forgotten.append(Forget(job.seq, has_result=False))
         if origin.owed:
             self.owing[origin.node_id] = origin
+        return passing
 
     def _leave_node(self, job: Job) -> None:
         if job.node is not None:

@@ -109,7 +109,7 @@ class SqliteStore:
         return await self._database.read(query)
 
     async def apply(self, epoch: int, changes: Sequence[Record]) -> None:
-        inserts, updates, results, deletes = _sort(coalesce(changes))
+        inserts, updates, results, deletes, results_deleted = _sort(coalesce(changes))
 
         def change(connection: sqlite3.Connection) -> None:
             _check_epoch(connection, epoch)
@@ -117,7 +117,7 @@ class SqliteStore:
             connection.executemany(_UPDATE, updates)
             connection.executemany("INSERT OR REPLACE INTO results VALUES (?, ?)", results)
             connection.executemany("DELETE FROM jobs WHERE seq = ?", deletes)
-            connection.executemany("DELETE FROM results WHERE seq = ?", deletes)
+            connection.executemany("DELETE FROM results WHERE seq = ?", results_deleted)
 
         await self._database.write(change)
 
@@ -199,12 +199,15 @@ def _sort(
     list[tuple[int, bytes, int, int]],
     list[tuple[int, bytes]],
     list[tuple[int]],
+    list[tuple[int]],
 ]:
-    """(inserts, updates, results, deletes), as the statements take them."""
-    inserts, updates, results, deletes = [], [], [], []
+    """(inserts, updates, results, deletes of jobs, deletes of results), as the statements take them."""
+    inserts, updates, results, deletes, results_deleted = [], [], [], [], []
     for record in changes:
         if isinstance(record, Forget):
             deletes.append((record.seq,))
+            if record.has_result:
+                results_deleted.append((record.seq,))
             continue
         if record.body is not None:
             inserts.append(_inserted(record))
@@ -212,4 +215,4 @@ def _sort(
             updates.append((record.version, _state(record), record.seq, record.version))
         if record.result is not None:
             results.append((record.seq, seal(record.result, record.seq)))
-    return inserts, updates, results, deletes
+    return inserts, updates, results, deletes, results_deleted

@@ -31,8 +31,9 @@ def check_ledger(core: Balancer) -> None:
             assert job.node == node.node_id
             assert job.state is State.ASSIGNED or job.state is State.RUNNING
         for job in node.undelivered.values():
-            assert job.state is State.DONE
+            assert job.state is State.DONE or job.state is State.PASSING
             assert job.node is None
+            assert (job.state is State.PASSING) == (job.ticket in ledger.passing)
     assert held + owed + ledger.waiting + ledger.delayed == len(ledger.jobs)
 
 
@@ -58,7 +59,7 @@ def _step_results(world: World, core: Balancer, event: Any, now: float, known: A
     over = {
         ended.ticket: job
         for ended in results
-        if (job := ledger.jobs.get(ended.ticket)) is None or job.state is State.DONE
+        if (job := ledger.jobs.get(ended.ticket)) is None or job.outcome
     }
     before = {ticket: job and (job.attempt, job.outcome, job.version) for ticket, job in over.items()}
     used, stale = known.done + ledger.counters["lost attempts"], ledger.counters["stale"]
@@ -116,6 +117,9 @@ def check_nothing_runs_in_vain(world: World) -> None:
     for node in world.nodes:
         if not calm or node.process is None or node.process.paused or node.is_cut_off:
             node.calm_since, node.slowest = world.now, node.delay[1]
+        elif balancer is not None:  # what came and went between two looks counts too
+            woke_at = max(node.process.woke_at, balancer.woke_at)
+            node.calm_since = max(node.calm_since, node.linked_at, node.healed_at, woke_at)
     if balancer is None:
         return
     in_vain: dict[tuple[str, int, str], float] = {}

@@ -51,7 +51,7 @@ class SimNode:
         self.wire: Wire | None = None
         self.link = 0
         #: Since when it has been connected, and since when nothing has been in its way.
-        self.linked_at = self.calm_since = world.now
+        self.linked_at = self.healed_at = self.calm_since = world.now
         #: Attempts sent to it that have not arrived.
         self.on_their_way: set[tuple[str, int]] = set()
         #: Attempts whose command runs, whatever the core knows of it.
@@ -131,6 +131,7 @@ class SimNode:
     def block(self, ways: list[bool]) -> None:
         """A partition, perhaps one-way; [False, False] heals it."""
         self.blocked[:] = ways
+        self.healed_at = self.world.now
         if self.wire is not None:
             self.wire.pass_on()
 

@@ -37,6 +37,7 @@ class Process:
         self._timer = 0
         #: Stopped, as by SIGSTOP: what comes is seen when it goes on.
         self.paused = False
+        self.woke_at = world.now
         self._unseen: list[Any] = []
         self.fail_next_commit = False
         self.perform: Callable[[Any], None] = lambda action: None
@@ -47,7 +48,7 @@ class Process:
         self.world.after(seconds, self._go_on)
 
     def _go_on(self) -> None:
-        self.paused = False
+        self.paused, self.woke_at = False, self.world.now
         unseen, self._unseen = self._unseen, []
         for event in unseen:
             self.submit(event)
