@@ -14,13 +14,14 @@ from typing import Any, NamedTuple, TypeVar
 import msgpack
 
 from protocol.errors import ProtocolError
-from protocol.frames import encode_frame
+from protocol.frames import encode_frame, frame_prefix
 from protocol.job import Ended, Outcome, is_ticket
 from protocol.limits import (
     ATTEMPT_LIMIT,
     BATCH_BYTES,
     BATCH_ITEMS,
     HELD_LIMIT,
+    KIB,
     NAME_LIMIT,
     QUERY_LIMIT,
     RETRIES_LIMIT,
@@ -307,6 +308,43 @@ def encode(message: Message) -> bytes:
     return encode_frame(msgpack.packb(row))
 
 
+#: A result of this size is sent from where it is. MessagePack writes the length of all such in one way.
+LARGE_BODY = 64 * KIB
+_BIN_32 = b"\xc6"
+
+
+def encode_pieces(message: Message) -> list[bytes]:
+    """The same as `encode` gives, in pieces, so that no large result is copied."""
+    if isinstance(message, Result | ResReq) and any(len(r.body) >= LARGE_BODY for r in message.results):
+        return _pieces(message)
+    return [encode(message)]
+
+
+def _pieces(message: Result | ResReq) -> list[bytes]:
+    pieces = [b""]
+    packer = msgpack.Packer(autoreset=False)
+    packer.pack_array_header(3)
+    packer.pack("RESULT" if isinstance(message, Result) else "RES_REQ")
+    packer.pack(OK)
+    if isinstance(message, ResReq):
+        packer.pack_array_header(2)
+    packer.pack_array_header(len(message.results))
+    for ended in message.results:
+        if len(ended.body) < LARGE_BODY:
+            packer.pack(ended)
+            continue
+        packer.pack_array_header(len(ended))
+        for field in ended[:-1]:
+            packer.pack(field)
+        pieces += [packer.bytes() + _BIN_32 + len(ended.body).to_bytes(4, "big"), ended.body]
+        packer.reset()
+    if isinstance(message, ResReq):
+        packer.pack(message.tickets)
+    pieces.append(packer.bytes())
+    pieces[0] = frame_prefix(sum(map(len, pieces)))
+    return pieces
+
+
 def in_batches(items: Iterable[T], size: Callable[[T], int] = lambda _: 0) -> Iterator[list[T]]:
     """Splits `items` so that a message of each part stays within BATCH_ITEMS and near BATCH_BYTES.
 
@@ -336,7 +374,7 @@ def result_size(result: Ended) -> int:
 # --- bytes -> object -----------------------------------------------------------------------------
 
 
-def decode(body: bytes) -> Message:
+def decode(body: bytes | memoryview) -> Message:
     """The message in a frame's body.
 
     Raises:
