@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import resource
@@ -14,12 +15,18 @@ from typing import Any
 
 import uvloop
 
+from protocol.limits import MIB
 from runtime.errors import Damaged, InternalFault, StartError, StorageError, one_line
 
 #: Connections that the kernel holds for us before we accept them.
 BACKLOG = 1024
 #: Open files as the user who started us has them limited; jobs are given this back.
 SOFT_FILE_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+#: Freed memory that is kept for the next large result, twice what may be under way to a peer: to give it back
+#: and to take it again costs more than all that is done with the result (a page fault for each 4 KiB).
+KEPT_MEMORY = 32 * MIB
+#: `mallopt` of glibc, by its numbers in malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def run(program: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
@@ -31,6 +38,7 @@ def run(program: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]
         stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s {program} %(levelname)s %(message)s"
     )
     raise_file_limit()
+    keep_memory()
 
     async def body() -> None:
         stop = asyncio.Event()
@@ -80,6 +88,14 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def keep_memory() -> None:
+    """Has the allocator keep what large results leave behind, where it is one that can be told."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, KEPT_MEMORY // 2)
+        mallopt(_M_TRIM_THRESHOLD, KEPT_MEMORY)
+
+
 async def until_stopped(stop: asyncio.Event, *tasks: asyncio.Task[None]) -> None:
     """Returns when `stop` is set; raises what one of the tasks raised first."""
     waiting = asyncio.ensure_future(stop.wait())
@@ -98,7 +114,9 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def listen(factory: Callable[[], asyncio.Protocol], host: str, port: int, flag: str) -> asyncio.Server:
+async def listen(
+    factory: Callable[[], asyncio.BaseProtocol], host: str, port: int, flag: str
+) -> asyncio.Server:
     """A TCP server. `flag` names the setting that gives another port.
 
     Raises:
