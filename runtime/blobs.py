@@ -16,12 +16,16 @@ from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from protocol.limits import MIB
 from runtime.database import BrokenSeal
 from runtime.errors import StartError
 from runtime.failpoints import reach
 
 #: What the disk says itself where it has lost something: that concerns its reader alone.
 _LOSS = (errno.ENOENT, errno.EIO, errno.ESTALE)
+#: What was written last stays in the kernel's memory, for whoever waits for it. What is before that gives
+#: its pages to what comes next: new ones cost more than the writing, and a history would take them all.
+_CACHED_BYTES = 64 * MIB
 
 
 class Place(NamedTuple):
@@ -149,6 +153,9 @@ class Segments:
         if self._file is not None:
             with self._named():
                 os.fdatasync(self._file)
+            if self._end > _CACHED_BYTES:
+                with contextlib.suppress(OSError):  # an advice, no more
+                    os.posix_fadvise(self._file, 0, self._end - _CACHED_BYTES, os.POSIX_FADV_DONTNEED)
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
