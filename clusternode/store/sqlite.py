@@ -14,7 +14,6 @@ from protocol.job import Ended
 from protocol.limits import KIB, MIB
 from runtime.blobs import Place, Segments
 from runtime.database import BrokenSeal, Database, Migration, seal, sealed_value, unseal
-from runtime.errors import StartError, StorageError
 
 _APPLICATION_ID = 0x45564E44  # "EVND"
 
@@ -111,22 +110,10 @@ class SqliteStore:
     async def open(cls, directory: Path) -> SqliteStore:
         """Raises StartError if the files cannot be used."""
         blobs = directory / "blobs"
+        reports = Segments(blobs, "reports", REPORTS_SEGMENT_BYTES)
+        kept = Segments(blobs, "kept", KEPT_SEGMENT_BYTES)
         path = directory / "clusternode.sqlite3"
-        database = await Database.open(path, _APPLICATION_ID, _MIGRATIONS)
-        try:
-            self = cls(
-                database,
-                Segments(blobs, "reports", REPORTS_SEGMENT_BYTES),
-                Segments(blobs, "kept", KEPT_SEGMENT_BYTES),
-            )
-            await database.read(self._remove_released)
-        except StorageError as error:
-            await database.close()
-            raise StartError(str(error)) from None
-        except StartError:
-            await database.close()
-            raise
-        return self
+        return cls(await Database.open(path, _APPLICATION_ID, _MIGRATIONS), reports, kept)
 
     async def identity(self, new_id: str, name: str | None, default_name: str) -> tuple[str, str]:
         """(id, name) of this node, kept from its first start; a given `name` replaces the kept one."""
@@ -163,6 +150,8 @@ class SqliteStore:
                 (ended.ticket, ended.attempt, len(ended.body))
                 for ended in map(self._kept_row, connection.execute("SELECT * FROM kept"))
             ]
+            # Not before all rows have been found undamaged: they say what may go.
+            self._remove_released(connection)
             return stored, last + 1, kept
 
         return await self._database.read(query)
