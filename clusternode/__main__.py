@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clusternode.node import Options, serve
+from protocol.fields import is_name
 from protocol.limits import NAME_LIMIT, SLOTS_LIMIT
-from protocol.messages import is_name
 from runtime.datadir import locked_directory
 from runtime.lifecycle import run
 from runtime.settings import ADDRESS, PORT, Argument, Setting, integer, parse, text

@@ -41,7 +41,7 @@ from protocol.limits import INFO_PERIOD
 from protocol.messages import Message, RequestOfRes, ResReq, Result, Welcome, in_batches, result_size
 from runtime.connection import FrameConnection
 from runtime.engine import Clock, Engine
-from runtime.lifecycle import Background, end, listen, until_stopped
+from runtime.lifecycle import Background, end, listen, loading, until_stopped
 
 log = logging.getLogger("clusternode")
 
@@ -198,14 +198,18 @@ async def serve(stop: asyncio.Event, options: Options, directory: Path) -> None:
             log.warning("%d processes of jobs had outlived this node and were killed", killed)
         work = directory / "work"
         await asyncio.to_thread(empty_directory, work)
-        open_jobs, next_seq, kept = await store.load()
         clock = Clock()
         identity = Identity(node_id, secrets.token_hex(8), name, options.slots)
-        node = Node(NodeCore(identity, open_jobs, next_seq, kept, clock.now()), options, store, clock, work)
+        with loading():
+            open_jobs, next_seq, kept = await store.load()
+            found = len(open_jobs)
+            core = NodeCore(identity, open_jobs, next_seq, kept, clock.now())
+            del open_jobs, kept  # or they would stay as well
+        node = Node(core, options, store, clock, work)
         listening = await listen(node.door.connect, options.bind, options.client_port, "--client-port")
         log.info(
             "node %s ready for clients on %s:%d, %d slots, %d tickets open, data in %s",
-            *(name, options.bind, options.client_port, options.slots, len(open_jobs), directory),
+            *(name, options.bind, options.client_port, options.slots, found, directory),
         )
         running = asyncio.ensure_future(node.run())
         try:

@@ -23,6 +23,7 @@ from loadbalancer.core.events import (
     Send,
     StrangerAsked,
     Tick,
+    Together,
 )
 from loadbalancer.core.jobs import Record
 from loadbalancer.core.settings import Settings
@@ -34,7 +35,7 @@ from protocol.limits import HELLO_TIMEOUT, STRANGER_FRAME_LIMIT, STRANGERS_LIMIT
 from protocol.messages import Hello, Message, Query, RequestOfRes, ResReq, Result, in_batches
 from runtime.connection import FrameConnection
 from runtime.engine import Clock, Engine
-from runtime.lifecycle import Background, end, listen, until_stopped
+from runtime.lifecycle import Background, end, listen, loading, until_stopped
 
 log = logging.getLogger("loadbalancer")
 
@@ -62,7 +63,7 @@ class Session:
         self.connection.trust()
 
     def _on_message(self, message: Message) -> None:
-        submit = self._server.engine.submit
+        submit = self._server.submit
         if self._greeted:
             submit(MessageReceived(self.link, message))
         elif isinstance(message, Hello):
@@ -89,11 +90,12 @@ class Server:
     """Accepts nodes, runs the engine, performs what the core decides."""
 
     def __init__(self, balancer: Balancer, store: Store, clock: Clock) -> None:
-        self.engine: Engine[Event, Record, Action] = Engine(
+        self.engine: Engine[Event | Together, Record, Action] = Engine(
             balancer, Tick(), self._commit, self._release, clock
         )
         self._store = store
         self._epoch = balancer.epoch
+        self._came: list[Event] = []
         self._sessions: dict[int, Session] = {}
         self._next_link = 1
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -110,12 +112,22 @@ class Server:
         self.engine.attach(session.connection)
         return session.connection
 
+    def submit(self, event: Event) -> None:
+        """What has come from all links in one turn of the event loop makes one step."""
+        if not self._came:
+            asyncio.get_running_loop().call_soon(self._step)
+        self._came.append(event)
+
+    def _step(self) -> None:
+        came, self._came = self._came, []
+        self.engine.submit(came[0] if len(came) == 1 else Together(came))
+
     def lost(self, session: Session, reason: str) -> None:
         del self._sessions[session.link]
         self.engine.detach(session.connection)
         if session.name:
             log.info("link to node %s ended: %s", session.name, reason)
-            self.engine.submit(LinkLost(session.link))
+            self.submit(LinkLost(session.link))
         elif session.connection.bytes_received and not session.known:
             log.warning("stranger at %s: %s", session.connection.peer, reason)
 
@@ -181,8 +193,11 @@ async def serve(stop: asyncio.Event, settings: Settings, bind: str, port: int, d
     try:
         clock = Clock()
         opened = await store.acquire(secrets.token_hex(8))
-        rows = await store.load_open(opened.epoch)
-        balancer = Balancer(settings, opened.balancer_id, opened.epoch, rows, clock.now())
+        with loading():
+            rows = await store.load_open(opened.epoch)
+            balancer = Balancer(settings, opened.balancer_id, opened.epoch, rows, clock.now())
+            found = len(rows)
+            del rows  # or they would stay as well
         server = Server(balancer, store, clock)
         listening = await listen(server.connect, bind, port, "the first argument")
         log.info(
@@ -190,7 +205,7 @@ async def serve(stop: asyncio.Event, settings: Settings, bind: str, port: int, d
             bind,
             port,
             opened.epoch,
-            len(rows),
+            found,
             directory,
         )
         running = asyncio.ensure_future(server.run())

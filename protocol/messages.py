@@ -13,16 +13,15 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgpack
 
+from protocol import fields
 from protocol.errors import ProtocolError
-from protocol.frames import encode_frame, frame_prefix
+from protocol.frames import encode_frame
 from protocol.job import Ended, Outcome, is_ticket
 from protocol.limits import (
     ATTEMPT_LIMIT,
     BATCH_BYTES,
     BATCH_ITEMS,
     HELD_LIMIT,
-    KIB,
-    NAME_LIMIT,
     QUERY_LIMIT,
     RETRIES_LIMIT,
     SLOTS_LIMIT,
@@ -308,43 +307,6 @@ def encode(message: Message) -> bytes:
     return encode_frame(msgpack.packb(row))
 
 
-#: A result of this size is sent from where it is. MessagePack writes the length of all such in one way.
-LARGE_BODY = 64 * KIB
-_BIN_32 = b"\xc6"
-
-
-def encode_pieces(message: Message) -> list[bytes]:
-    """The same as `encode` gives, in pieces, so that no large result is copied."""
-    if isinstance(message, Result | ResReq) and any(len(r.body) >= LARGE_BODY for r in message.results):
-        return _pieces(message)
-    return [encode(message)]
-
-
-def _pieces(message: Result | ResReq) -> list[bytes]:
-    pieces = [b""]
-    packer = msgpack.Packer(autoreset=False)
-    packer.pack_array_header(3)
-    packer.pack("RESULT" if isinstance(message, Result) else "RES_REQ")
-    packer.pack(OK)
-    if isinstance(message, ResReq):
-        packer.pack_array_header(2)
-    packer.pack_array_header(len(message.results))
-    for ended in message.results:
-        if len(ended.body) < LARGE_BODY:
-            packer.pack(ended)
-            continue
-        packer.pack_array_header(len(ended))
-        for field in ended[:-1]:
-            packer.pack(field)
-        pieces += [packer.bytes() + _BIN_32 + len(ended.body).to_bytes(4, "big"), ended.body]
-        packer.reset()
-    if isinstance(message, ResReq):
-        packer.pack(message.tickets)
-    pieces.append(packer.bytes())
-    pieces[0] = frame_prefix(sum(map(len, pieces)))
-    return pieces
-
-
 def in_batches(items: Iterable[T], size: Callable[[T], int] = lambda _: 0) -> Iterator[list[T]]:
     """Splits `items` so that a message of each part stays within BATCH_ITEMS and near BATCH_BYTES.
 
@@ -389,7 +351,7 @@ def decode(body: bytes | memoryview) -> Message:
         raise ProtocolError("a frame that is not [type, status, payload]")
     kind, status, payload = row
     if kind == "ERROR" or (kind == "WELCOME" and status != OK):
-        reason = _text(payload, f"the reason of {kind}", 4096)
+        reason = fields.text(payload, f"the reason of {kind}", 4096)
         return Error(status, reason) if kind == "ERROR" else Refuse(status, reason)
     decoder = _DECODERS.get((kind, status))
     if decoder is None:
@@ -397,52 +359,8 @@ def decode(body: bytes | memoryview) -> Message:
     return decoder(payload)
 
 
-def _fields(payload: Any, kind: str, count: int) -> tuple[Any, ...]:
-    if type(payload) is not tuple or len(payload) != count:
-        raise ProtocolError(f"the payload of {kind} is not {count} fields")
-    return payload
-
-
-def _rows(payload: Any, what: str, limit: int) -> tuple[Any, ...]:
-    if type(payload) is not tuple:
-        raise ProtocolError(f"{what} are no list")
-    if len(payload) > limit:
-        raise ProtocolError(f"{len(payload)} {what}: at most {limit} are allowed")
-    return payload
-
-
-def _integer(value: Any, what: str, low: int, high: int) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise ProtocolError(f"{what} is not an integer from {low} to {high}")
-    return value
-
-
-def _number(value: Any, what: str) -> float:
-    # The comparison refuses NaN and the infinities too.
-    if type(value) not in (int, float) or not 0 <= value < 1e18:
-        raise ProtocolError(f"{what} is not a number from 0 up")
-    return float(value)
-
-
-def _text(value: Any, what: str, limit: int) -> str:
-    if type(value) is not str or len(value) > limit:
-        raise ProtocolError(f"{what} is not a text of at most {limit} characters")
-    return value
-
-
-def _name(value: Any, what: str) -> str:
-    if not (isinstance(value, str) and is_name(value)):
-        raise ProtocolError(f"{what} is not 1 to {NAME_LIMIT} printable characters without spaces")
-    return value
-
-
-def is_name(value: str) -> bool:
-    """Whether `value` can name a node: printable, no white space, at most NAME_LIMIT characters."""
-    return 0 < len(value) <= NAME_LIMIT and value.isprintable() and not any(c.isspace() for c in value)
-
-
 def _tickets(payload: Any, what: str = "tickets") -> tuple[str, ...]:
-    rows = _rows(payload, what, BATCH_ITEMS)
+    rows = fields.rows(payload, what, BATCH_ITEMS)
     for ticket in rows:
         if not is_ticket(ticket):
             raise ProtocolError("a ticket that is not 16 capital letters and digits")
@@ -451,7 +369,7 @@ def _tickets(payload: Any, what: str = "tickets") -> tuple[str, ...]:
 
 def _held(payload: Any, low: int = 1, limit: int = BATCH_ITEMS) -> tuple[Held, ...]:
     attempts = []
-    for row in _rows(payload, "attempts", limit):
+    for row in fields.rows(payload, "attempts", limit):
         if (
             type(row) is not tuple
             or len(row) != 2
@@ -466,7 +384,7 @@ def _held(payload: Any, low: int = 1, limit: int = BATCH_ITEMS) -> tuple[Held, .
 
 def _jobs(payload: Any) -> Job:
     jobs = []
-    for row in _rows(payload, "jobs", BATCH_ITEMS):
+    for row in fields.rows(payload, "jobs", BATCH_ITEMS):
         if (
             type(row) is not tuple
             or len(row) != 6
@@ -490,7 +408,7 @@ _OUTCOMES = frozenset(str(outcome) for outcome in Outcome)
 
 def _results(payload: Any) -> list[Ended]:
     results = []
-    for row in _rows(payload, "results", BATCH_ITEMS):
+    for row in fields.rows(payload, "results", BATCH_ITEMS):
         if (
             type(row) is not tuple
             or len(row) != 4
@@ -511,16 +429,16 @@ def _versioned(payload: Any, kind: str, count: int) -> tuple[Any, ...]:
     said = payload[0] if type(payload) is tuple and payload and type(payload[0]) is int else "none"
     if said != PROTOCOL_VERSION:
         raise ProtocolError(f"protocol version {said}: this side speaks {PROTOCOL_VERSION}", 426)
-    return _fields(payload, kind, count)
+    return fields.exactly(payload, kind, count)
 
 
 def _hello(payload: Any) -> Hello:
     version, node_id, instance, name, slots, held, running, finished = _versioned(payload, "HELLO", 8)
     return Hello(
-        _name(node_id, "the node's id"),
-        _name(instance, "the instance"),
-        _name(name, "the node's name"),
-        _integer(slots, "slots", 1, SLOTS_LIMIT),
+        fields.name(node_id, "the node's id"),
+        fields.name(instance, "the instance"),
+        fields.name(name, "the node's name"),
+        fields.integer(slots, "slots", 1, SLOTS_LIMIT),
         _held(held, limit=HELD_LIMIT),
         _held(running, limit=HELD_LIMIT),
         _held(finished, limit=HELD_LIMIT),
@@ -531,26 +449,26 @@ def _hello(payload: Any) -> Hello:
 def _welcome(payload: Any) -> Welcome:
     version, balancer_id, epoch, period = _versioned(payload, "WELCOME", 4)
     return Welcome(
-        _name(balancer_id, "the balancer's id"),
-        _integer(epoch, "epoch", 1, 2**62),
-        _number(period, "the period of result requests"),
+        fields.name(balancer_id, "the balancer's id"),
+        fields.integer(epoch, "epoch", 1, 2**62),
+        fields.number(period, "the period of result requests"),
         version,
     )
 
 
 def _info(payload: Any) -> Info:
-    queue, running, free_slots, load, memory = _fields(payload, "INFO", 5)
+    queue, running, free_slots, load, memory = fields.exactly(payload, "INFO", 5)
     return Info(
-        _integer(queue, "the queue size", 0, 2**62),
-        _integer(running, "running", 0, 2**62),
-        _integer(free_slots, "free slots", 0, 2**62),
-        _number(load, "the load"),
-        _integer(memory, "the memory", 0, 2**62),
+        fields.integer(queue, "the queue size", 0, 2**62),
+        fields.integer(running, "running", 0, 2**62),
+        fields.integer(free_slots, "free slots", 0, 2**62),
+        fields.number(load, "the load"),
+        fields.integer(memory, "the memory", 0, 2**62),
     )
 
 
 def _ack(payload: Any) -> AckJobs | AckResults:
-    of, rows = _fields(payload, "ACK", 2)
+    of, rows = fields.exactly(payload, "ACK", 2)
     if of == "JOB":
         return AckJobs(_tickets(rows))
     if of == "RESULT":
@@ -559,19 +477,21 @@ def _ack(payload: Any) -> AckJobs | AckResults:
 
 
 def _query(payload: Any) -> Query:
-    number, what, tickets = _fields(payload, "QUERY", 3)
+    number, what, tickets = fields.exactly(payload, "QUERY", 3)
     if what not in QUERIES:
         raise ProtocolError(f"a QUERY for none of {', '.join(QUERIES)}")
-    return Query(_integer(number, "the number", 0, 2**62), what, _tickets(tickets))
+    return Query(fields.integer(number, "the number", 0, 2**62), what, _tickets(tickets))
 
 
 def _answer(payload: Any) -> Answer:
-    number, text = _fields(payload, "ANSWER", 2)
-    return Answer(_integer(number, "the number", 0, 2**62), _text(text, "the answer", QUERY_LIMIT))
+    number, text = fields.exactly(payload, "ANSWER", 2)
+    return Answer(
+        fields.integer(number, "the number", 0, 2**62), fields.text(text, "the answer", QUERY_LIMIT)
+    )
 
 
 def _res_req(payload: Any) -> ResReq:
-    results, tickets = _fields(payload, "RES_REQ", 2)
+    results, tickets = fields.exactly(payload, "RES_REQ", 2)
     return ResReq(_results(results), _tickets(tickets))
 
 

@@ -11,7 +11,8 @@ from typing import Any, cast
 from protocol.errors import ProtocolError
 from protocol.frames import FrameDecoder
 from protocol.limits import FRAME_LIMIT, LINK_BUFFER_LIMIT
-from protocol.messages import Error, Message, decode, encode_pieces
+from protocol.messages import Error, Message, decode
+from protocol.pieces import encode_pieces
 
 
 class FrameConnection(asyncio.BufferedProtocol):

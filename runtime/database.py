@@ -21,6 +21,8 @@ _CHECKPOINT_PAGES = 4000
 _CHECKED_PAGES = 131_072
 #: The first byte of a sealed value; MessagePack, which all values are, never uses it.
 _SEAL = b"\xc1"
+#: That byte, and the checksum.
+_SEAL_SIZE = 5
 #: What leads from one schema version to the next: statements, or what cannot be said in them.
 Migration = str | Callable[[sqlite3.Connection], None]
 #: What SQLite raises where it meets damage itself.
@@ -35,7 +37,7 @@ class BrokenSeal(sqlite3.DatabaseError):
 
 def seal(value: bytes, *context: object) -> bytes:
     """`value` with a checksum of it and of `context`, which stands elsewhere in its row: SQLite has none."""
-    return b"%b%b%b" % (_SEAL, _checksum(value, context), value)
+    return _seal_of(value, context) + value
 
 
 def unseal(stored: bytes, *context: object) -> bytes:
@@ -46,21 +48,23 @@ def unseal(stored: bytes, *context: object) -> bytes:
     """
     if not stored.startswith(_SEAL):
         return stored
-    value = stored[5:]
-    if stored[1:5] != _checksum(value, context):
-        raise BrokenSeal("a stored value has changed")
-    return value
+    return sealed_value(stored, *context)
 
 
 def sealed_value(stored: object, *context: object) -> bytes:
     """As `unseal`, of what was never stored without a seal."""
-    if not isinstance(stored, bytes) or not stored.startswith(_SEAL):
+    if not isinstance(stored, bytes):
         raise BrokenSeal("a stored value has lost its seal")
-    return unseal(stored, *context)
+    value = stored[_SEAL_SIZE:]
+    if stored[:_SEAL_SIZE] != _seal_of(value, context):
+        what = "changed" if stored.startswith(_SEAL) else "lost its seal"
+        raise BrokenSeal(f"a stored value has {what}")
+    return value
 
 
-def _checksum(value: bytes, context: tuple[object, ...]) -> bytes:
-    return zlib.crc32(value, zlib.crc32("\0".join(map(str, context)).encode())).to_bytes(4, "big")
+def _seal_of(value: bytes, context: tuple[object, ...]) -> bytes:
+    checksum = zlib.crc32(value, zlib.crc32("\0".join(map(str, context)).encode()))
+    return _SEAL + checksum.to_bytes(4, "big")
 
 
 class Database:

@@ -13,8 +13,8 @@ from benchmarks.figures import Aim, Measure, Sample
 from benchmarks.work import Work
 
 #: Commits one after the other between a submission and its result: the ticket at its origin, the job at the
-#: balancer, the result at the balancer, the result at the origin. Each is one fsync.
-COMMITS = 4
+#: balancer, the result at the origin. Each is one fsync.
+COMMITS = 3
 #: Fsyncs that are timed before the jobs, and again after them.
 FSYNCS = 100
 

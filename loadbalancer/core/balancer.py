@@ -5,10 +5,7 @@ Invariants:
 1. Of a job, only the attempt that this state names, on the node that it names, may change it; and a lost
    attempt that ended after all, while no other has, ends it. All else is stale: acknowledged, so that the
    sender can forget it, counted, and dropped.
-2. A result that comes while its origin is connected passes through: it is sent on at once and recorded by
-   the origin alone. Its executor, which keeps it, is told to forget it after the origin has acknowledged and
-   the job is forgotten here. Where the origin is away, or slow, it is recorded here first.
-3. A submission cannot come after its job was forgotten: the origin sends on one link in order, so any
+2. A submission cannot come after its job was forgotten: the origin sends on one link in order, so any
    repetition of its JOB stands before its ACK of the result. That is why nothing need be remembered.
 """
 
@@ -18,6 +15,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from loadbalancer.core.courier import Courier
 from loadbalancer.core.dispatch import Dispatcher
 from loadbalancer.core.events import (
     Accept,
@@ -31,7 +29,6 @@ from loadbalancer.core.events import (
     MessageReceived,
     Outcome,
     Send,
-    Stored,
     StrangerAsked,
     Tick,
     Together,
@@ -67,7 +64,6 @@ from protocol.messages import (
     Started,
     Welcome,
     in_batches,
-    result_size,
 )
 from protocol.messages import Job as JobMessage
 
@@ -95,9 +91,7 @@ class Balancer:
         )
         self._actions: list[Action] = []
         self._prompt: list[Action] = []
-        #: By link, what one step sends together: results that pass through, and those that may be forgotten.
-        self._passed: dict[int, list[Ended]] = {}
-        self._acked: dict[int, list[Held]] = {}
+        self._courier = Courier(self.ledger, lambda action: self._actions.append(action))
 
     # --- the step --------------------------------------------------------------------------------
 
@@ -139,15 +133,7 @@ class Balancer:
 
     def _collect(self) -> Outcome:
         """Turns what the step changed into records, and results that are owed into messages."""
-        for node in self.ledger.owing.values():
-            self._deliver(node)
-        for link, results in self._passed.items():
-            # At once: that the job was dispatched is on disk, or it could not have ended.
-            self._prompt += [Send(link, Result(batch)) for batch in in_batches(results, result_size)]
-        for link, acked in self._acked.items():
-            for batch in in_batches(acked):
-                self._send(link, AckResults(batch))
-        self._passed, self._acked = {}, {}
+        self._prompt += self._courier.collect(self._now)
         for node_id, tickets in self.ledger.questions().items():
             for asking in in_batches(tickets):
                 self._to(self.ledger.node(node_id), Check(asking))
@@ -175,7 +161,7 @@ class Balancer:
             # The same instance comes again: its old link is dead, whatever TCP thinks.
             self._actions.append(Close(node.link, at_once=True))
             del self._links[node.link]
-            self._forget_link(node, node.link)
+            self._courier.link_ended(node, node.link)
         # Only another process than the one that we knew means a crash; what the same one lacks, or one that
         # we did not know before our own restart, may never have reached it.
         crashed = node.instance not in ("", hello.instance)
@@ -240,29 +226,12 @@ class Balancer:
             return
         node.link, node.deadline = None, self._now + self.settings.node_grace_period
         node.recalled.clear()
-        self._forget_link(node, link)
+        self._courier.link_ended(node, link)
         waits = f"; its {len(node.jobs)} jobs wait {self.settings.node_grace_period:g} s for it"
         self._log(f"node {node.name} is away{waits if node.jobs else ''}", warning=True)
         for job in list(node.jobs.values()):
             if job.cancelled:
                 self.ledger.end(job, JobOutcome.CANCELLED, "its node was away")
-
-    def _forget_link(self, node: Node, link: int) -> None:
-        """Nothing more goes this way; and what passed on it may never have come home."""
-        self._passed.pop(link, None)
-        self._acked.pop(link, None)
-        for job in node.undelivered.values():
-            if job.state is State.PASSING:
-                self._record(job)
-
-    def _record(self, job: Job) -> None:
-        ended, executor = self.ledger.record(job)
-        self._may_forget(self.ledger.nodes[executor], ended)
-
-    def _may_forget(self, executor: Node, ended: Ended) -> None:
-        """Its executor need not keep the result, once this step is on disk."""
-        if executor.link is not None:
-            self._acked.setdefault(executor.link, []).append(Held(ended.ticket, ended.attempt))
 
     def _on_drain(self, node: Node, _: Drain) -> None:
         node.draining = True
@@ -336,12 +305,9 @@ class Balancer:
             tickets = [job.ticket for job in node.jobs.values() if job.since <= before][:REQUEST_ITEMS]
         if tickets:
             node.asked_at = self._now
-        owed = node.owed.overdue(before, self._now)
-        for ticket in owed:
-            if ticket in self.ledger.passing:
-                self._record(node.undelivered[ticket])
+        owed = self._courier.overdue(node, before, self._now)
         if owed and node.link is not None:
-            self._actions.append(Deliver(node.link, self._stored(node, owed), tickets))
+            self._actions.append(Deliver(node.link, owed, tickets))
         elif tickets:
             self._to(node, RequestOfRes(tickets))
 
@@ -382,18 +348,8 @@ class Balancer:
                 self.ledger.fail(job)
             else:
                 node.done += 1
-                self._finish(job, ended)
-            if not self.ledger.is_passing(node, ended):
-                self._may_forget(node, ended)
-
-    def _finish(self, job: Job, ended: Ended) -> None:
-        """The result passes through to its origin if that is there, and is recorded here if not."""
-        if not self.ledger.pass_on(job, ended):
-            self.ledger.finish(job, ended)
-            return
-        link = self.ledger.nodes[job.origin].link
-        assert link is not None
-        self._passed.setdefault(link, []).append(ended)
+                self._courier.finish(job, ended)
+            self._courier.received(node, ended)
 
     def _on_late_result(self, node: Node, ended: Ended) -> None:
         """Not of the current attempt: of one that was thought lost, and the first to end; or stale."""
@@ -434,10 +390,7 @@ class Balancer:
                 self.ledger.lose(job, crashed=False)
 
     def _on_ack_results(self, node: Node, message: AckResults) -> None:
-        for ticket, _ in message.results:
-            passing = self.ledger.forget(node, ticket)
-            if passing is not None:
-                self._may_forget(self.ledger.nodes[passing.executor], passing.ended)
+        self._courier.came_home(node, message.results)
 
     def _on_checked(self, node: Node, message: Checked) -> None:
         for ticket in message.tickets:
@@ -509,23 +462,6 @@ class Balancer:
         """The job, if this attempt on this node is the one that counts (invariant 1)."""
         job = node.jobs.get(ticket)
         return job if job is not None and job.attempt == attempt else None
-
-    def _deliver(self, node: Node) -> None:
-        """Sends what the node is owed, as far as its window allows."""
-        if node.link is None:
-            return
-        tickets = node.owed.take(self._now)
-        # What this step recorded goes from memory, the rest from the store.
-        fresh = [self.ledger.fresh[ticket] for ticket in tickets if ticket in self.ledger.fresh]
-        for batch in in_batches(fresh, result_size):
-            self._send(node.link, Result(batch))
-        stored = [ticket for ticket in tickets if ticket not in self.ledger.fresh]
-        if stored:
-            self._actions.append(Deliver(node.link, self._stored(node, stored)))
-
-    def _stored(self, node: Node, tickets: Iterable[str]) -> list[Stored]:
-        jobs = (node.undelivered[ticket] for ticket in tickets)
-        return [Stored(job.seq, job.ticket, job.attempt, job.outcome, job.result_size) for job in jobs]
 
     def _to(self, node: Node, message: Any) -> None:
         if node.link is not None:

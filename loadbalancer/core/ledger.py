@@ -64,7 +64,8 @@ class Ledger:
         self.passing: dict[str, Passing] = {}
         self._passing_bytes = 0
         #: Jobs that were ASSIGNED when this balancer started: their result may have passed through, and be
-        #: home. One that is lost is not run again before its origin was asked; until then it is `asked`.
+        #: home. One that is lost waits for its origin's word before it runs again, for a while; it is in
+        #: `asked` until the origin has answered.
         self._unsure: set[str] = set()
         self.asked: dict[str, Job] = {}
         self._questions: dict[str, list[str]] = {}
@@ -202,7 +203,6 @@ class Ledger:
         while (at := self.next_retry()) is not None and at <= self.now:
             job = heapq.heappop(self._delayed)[2]
             self.delayed -= 1
-            self.asked.pop(job.ticket, None)
             job.move(State.QUEUED)
             job.not_before, job.since = 0.0, self.now
             self._queue.append(job)
@@ -266,8 +266,8 @@ class Ledger:
 
     def is_open(self, ticket: str) -> None:
         """Its origin lacks the result: it is run again at once."""
-        job = self.asked.get(ticket)
-        if job is not None:
+        job = self.asked.pop(ticket, None)
+        if job is not None and job.state is State.DELAYED:
             job.not_before = self.now
             self._wake_at_not_before(job)
 
@@ -302,6 +302,8 @@ class Ledger:
         origin, size = self.node(job.origin), len(ended.body)
         if origin.link is None or job.node is None or self._passing_bytes >= PASSING_BYTES:
             return False
+        if ended.outcome == Outcome.CANCELLED:
+            return False  # on record before it is shown: it must not start again, whoever is away then
         if not origin.owed.add_sent(job.ticket, size, self.now):
             return False
         self.passing[job.ticket] = Passing(ended, job.node)
@@ -327,13 +329,7 @@ class Ledger:
         return passing
 
     def _end(self, job: Job, state: State, ended: Ended) -> None:
-        if job.state is State.QUEUED:
-            self.waiting -= 1  # it stays in the queue, and is passed over when its turn comes
-        elif job.state is State.DELAYED:
-            self.delayed -= 1
-            self.asked.pop(job.ticket, None)
-        self._unsure.discard(job.ticket)
-        self._leave_node(job)
+        self._leave(job)
         job.move(state)
         job.outcome, job.body, job.since = ended.outcome, b"", self.now
         job.attempt, job.lost, job.not_before = ended.attempt, None, 0.0
@@ -341,13 +337,23 @@ class Ledger:
         self.counters[ended.outcome] += 1
         self.node(job.origin).undelivered[job.ticket] = job
 
+    def _leave(self, job: Job) -> None:
+        """It is nowhere from here on; what may be left of it in a queue is passed over."""
+        if job.state is State.QUEUED:
+            self.waiting -= 1
+        elif job.state is State.DELAYED:
+            self.delayed -= 1
+        self.asked.pop(job.ticket, None)
+        self._unsure.discard(job.ticket)
+        self._leave_node(job)
+
     def _passed(self, ticket: str) -> Passing:
         passing = self.passing.pop(ticket)
         self._passing_bytes -= len(passing.ended.body)
         return passing
 
     def forget(self, origin: Node, ticket: str) -> Passing | None:
-        """The origin has the result. Nothing happens where it was not owed, and was not asked.
+        """The origin has the result. Nothing happens where it was not owed.
 
         What only passed through comes back: its executor may forget it after the next commit.
         """
@@ -359,15 +365,17 @@ class Ledger:
                 passing = self._passed(ticket)
                 self._flush = True
             self._forgotten.append(Forget(job.seq, has_result=passing is None))
-        elif ticket in self.asked and self.asked[ticket].origin == origin.node_id:
-            job = self.asked.pop(ticket)
-            del self.jobs[ticket]
-            self.delayed -= 1
-            job.move(State.DONE)
-            self._forgotten.append(Forget(job.seq, has_result=False))
         if origin.owed:
             self.owing[origin.node_id] = origin
         return passing
+
+    def withdraw(self, job: Job) -> None:
+        """Its origin was asked, and has the result."""
+        self._leave(job)
+        job.move(State.DONE)
+        del self.jobs[job.ticket]
+        self._touched.pop(job.ticket, None)
+        self._forgotten.append(Forget(job.seq, has_result=False))
 
     def _leave_node(self, job: Job) -> None:
         if job.node is not None:

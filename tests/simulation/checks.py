@@ -134,6 +134,7 @@ def check_nothing_runs_in_vain(world: World) -> None:
             open_job = origin.process.core.origin.open.get(ticket) if origin.process is not None else None
             job = jobs.get(ticket)
             is_wanted = job is not None and job.node == node.node_id and job.attempt == attempt
+            is_wanted = is_wanted and not origin.disk.is_done(ticket)
             if is_wanted and ticket in running and (open_job is None or not open_job.cancelled):
                 continue
             key = (ticket, attempt, node.node_id)

@@ -34,6 +34,8 @@ LONG = f"{3 * DAY:.0f}"
 CHECK_EVERY = 20
 #: How long the balancer may take to see that a link is gone, whatever the node does meanwhile.
 LOSS_DELAYS = (0.001, 0.001, 0.2, 3.0)
+#: Where what comes to the balancer gathers, as in a turn of its event loop: for so long.
+TURN = 0.002
 #: From here on a node that has been connected ought to have heard what is cancelled.
 CANCEL_REACHES = 10.0
 
@@ -270,6 +272,9 @@ class World:
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self.balancer: Process | None = None
         self.balancer_disk = BalancerDisk()
+        #: In some runs what comes at about the same time is one step of the balancer.
+        self._gathers = seed % 4 == 1
+        self._came: list[Any] | None = None
         self.links: dict[int, Known] = {}
         self.nodes = [SimNode(self, number, slots) for number in range(nodes)]
         #: What clients sent: ticket -> node, whether they read the ticket or not.
@@ -344,7 +349,7 @@ class World:
     def crash_balancer(self) -> None:
         if self.balancer is not None:
             self.balancer.alive = False
-            self.balancer = None
+            self.balancer, self._came = None, None
             self.links.clear()
         for node in self.nodes:
             node.balancer_died()
@@ -359,9 +364,8 @@ class World:
         return link
 
     def link_lost(self, link: int) -> None:
-        process = self.balancer
-        if self.links.pop(link, None) is not None and process is not None:
-            process.submit(balancer_events.LinkLost(link))
+        if self.links.pop(link, None) is not None:
+            self._to_balancer(balancer_events.LinkLost(link))
 
     def to_balancer(self, link: int, message: Message) -> None:
         if self.balancer is None:
@@ -371,9 +375,26 @@ class World:
                 node.lost_by_peer(link)
             return
         if isinstance(message, Hello):
-            self.balancer.submit(balancer_events.HelloReceived(link, message))
+            self._to_balancer(balancer_events.HelloReceived(link, message))
         else:
-            self.balancer.submit(balancer_events.MessageReceived(link, message))
+            self._to_balancer(balancer_events.MessageReceived(link, message))
+
+    def _to_balancer(self, event: Any) -> None:
+        process = self.balancer
+        if process is None:
+            return
+        if not self._gathers:
+            process.submit(event)
+            return
+        if self._came is None:
+            came = self._came = []
+            self.after(TURN, lambda: self._step_together(process, came))
+        self._came.append(event)
+
+    def _step_together(self, process: Process, came: list[Any]) -> None:
+        if process is self.balancer:
+            self._came = None
+            process.submit(balancer_events.Together(came))
 
     def _perform(self, action: Any) -> None:
         match action:

@@ -191,12 +191,14 @@ class NodeDisk:
     cancelled: set[int] = field(default_factory=set)
     done: dict[int, Ended] = field(default_factory=dict)
     kept: dict[str, Ended] = field(default_factory=dict)
+    seqs: dict[str, int] = field(default_factory=dict)
 
     def apply(self, records: list[Any]) -> None:
         for record in records:
             match record:
                 case node_events.Submitted():
                     self.tickets[record.seq] = record
+                    self.seqs[record.ticket] = record.seq
                 case node_events.CancelAsked(seq):
                     self.cancelled.add(seq)
                 case node_events.Done(seq, ended):
@@ -208,4 +210,7 @@ class NodeDisk:
                     self.kept.pop(ticket, None)
 
     def find(self, ticket: str) -> int | None:
-        return next((seq for seq, row in self.tickets.items() if row.ticket == ticket), None)
+        return self.seqs.get(ticket)
+
+    def is_done(self, ticket: str) -> bool:
+        return self.seqs.get(ticket) in self.done

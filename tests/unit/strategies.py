@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from hypothesis import strategies as st
 
 from protocol import messages as m
+from protocol.fields import is_name
 from protocol.job import TICKET_ALPHABET, Command, Ended, Outcome, Report, Sleep
 from protocol.limits import (
     ATTEMPT_LIMIT,
@@ -16,9 +17,7 @@ from protocol.limits import (
 )
 
 tickets = st.text(TICKET_ALPHABET, min_size=16, max_size=16)
-names = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=NAME_LIMIT).filter(
-    m.is_name
-)
+names = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=NAME_LIMIT).filter(is_name)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
 bodies = st.binary(max_size=60)
 attempts = st.integers(1, ATTEMPT_LIMIT)
@@ -89,6 +88,8 @@ BY_CLASS: dict[type, st.SearchStrategy] = {
     m.Drop: st.builds(m.Drop, tuples_of(held)),
     m.Query: st.builds(m.Query, counts, st.sampled_from(m.QUERIES), many_tickets),
     m.Answer: st.builds(m.Answer, counts, texts),
+    m.Check: st.builds(m.Check, many_tickets),
+    m.Checked: st.builds(m.Checked, many_tickets),
     m.Drain: st.builds(m.Drain),
     m.Bye: st.builds(m.Bye),
     m.Error: st.builds(m.Error, st.integers(400, 599), texts),

@@ -42,6 +42,8 @@ from protocol.messages import (
     AckResults,
     Bye,
     Cancel,
+    Check,
+    Checked,
     Drop,
     Held,
     Hello,
@@ -118,6 +120,19 @@ class Bench:
 
 
 # --- the origin ----------------------------------------------------------------------------------
+
+
+def test_asked_whether_results_are_home_it_acknowledges_those_and_names_the_others() -> None:
+    bench = Bench()
+    bench.connect()
+    for number in (1, 2):
+        bench.ask(Submit(Sleep(5)), ticket(number))
+    bench.hear(Result([ended(1)]))
+    out = bench.hear(Check([ticket(1), ticket(2)]))
+    assert out.actions == [
+        Send(AckResults([Held(ticket(1), 0)])),
+        Send(Checked([ticket(2)])),
+    ], "after the commit of what it says"
 
 
 def test_a_ticket_is_recorded_before_it_is_shown_and_handed_in_after_that() -> None:

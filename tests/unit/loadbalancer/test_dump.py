@@ -103,7 +103,7 @@ def test_every_job_is_there_with_where_it_is(tmp_path: Path) -> None:
     ] == [
         ("running", 1, 0, "nœud", None),
         ("assigned", 1, 0, "nœud", None),
-        ("done", 1, 0, None, "succeeded"),
+        ("passing", 1, 0, None, "succeeded"),
         ("delayed", 2, 1, None, None),
         ("queued", 1, 0, None, None),
     ]

@@ -50,6 +50,9 @@ def test_the_table_is_this_one() -> None:
         ("RUNNING", "DONE"),
         ("ASSIGNED", "DELAYED"),
         ("RUNNING", "DELAYED"),
+        ("ASSIGNED", "PASSING"),
+        ("RUNNING", "PASSING"),
+        ("PASSING", "DONE"),
         ("DELAYED", "QUEUED"),
         ("DELAYED", "DONE"),
     }
@@ -89,6 +92,7 @@ def test_states_have_the_numbers_that_stores_hold() -> None:
         "RUNNING": 2,
         "DONE": 3,
         "DELAYED": 4,
+        "PASSING": 5,  # never stored
     }
 
 

@@ -16,30 +16,25 @@ from protocol.limits import (
     ATTEMPT_LIMIT,
     BATCH_BYTES,
     BATCH_ITEMS,
-    FRAME_LIMIT,
     HELD_LIMIT,
     NAME_LIMIT,
     RETRIES_LIMIT,
     SLOTS_LIMIT,
 )
 from protocol.messages import (
-    LARGE_BODY,
     Bye,
     Drain,
     Hello,
     JobItem,
     Message,
-    ResReq,
-    Result,
     decode,
     encode,
-    encode_pieces,
     in_batches,
     job_size,
     result_size,
 )
 
-from ..strategies import BY_CLASS, cuts, many_tickets, pieces, structures
+from ..strategies import BY_CLASS, cuts, pieces, structures
 from ..strategies import messages as any_message
 from .wire_v1 import FRAMES, A
 
@@ -83,28 +78,6 @@ def test_a_message_comes_through_as_it_was_sent(kind: type, data: st.DataObject)
 @given(st.lists(any_message, max_size=5), cuts)
 def test_any_split_of_a_stream_gives_the_same_messages(sent: list[Message], sizes: list[int]) -> None:
     assert over_the_wire(*sent, sizes=sizes) == sent
-
-
-sizes_of_bodies = st.sampled_from([0, 5, LARGE_BODY - 1, LARGE_BODY, 70_000])
-
-
-@given(any_message, st.lists(sizes_of_bodies, max_size=4), many_tickets)
-def test_pieces_are_the_same_frame(message: Message, sizes: list[int], tickets: tuple[str, ...]) -> None:
-    results = [Ended(A, 1, "failed", bytes(size)) for size in sizes]
-    for each in (message, Result(results), ResReq(results, tickets)):
-        assert b"".join(encode_pieces(each)) == encode(each)
-
-
-def test_a_large_result_is_sent_from_where_it_is() -> None:
-    large, small = (Ended(A, 1, "failed", bytes(size)) for size in (LARGE_BODY, 5))
-    pieces = encode_pieces(Result([large, small, large]))
-    assert sum(piece is large.body for piece in pieces) == 2
-    assert sum(map(len, pieces)) - 2 * LARGE_BODY < 200
-
-
-def test_too_many_results_for_a_frame_are_never_sent() -> None:
-    with pytest.raises(ValueError, match=f"at most {FRAME_LIMIT} are allowed"):
-        encode_pieces(Result([Ended(A, 1, "failed", bytes(FRAME_LIMIT // 2))] * 2))
 
 
 @pytest.mark.parametrize(("message", "frame"), FRAMES, ids=by_class_name)

@@ -10,6 +10,8 @@ from protocol.messages import (
     Answer,
     Bye,
     Cancel,
+    Check,
+    Checked,
     Drain,
     Drop,
     Error,
@@ -115,6 +117,14 @@ FRAMES: list[tuple[Message, bytes]] = [
     (
         Answer(9, "{}"),
         b"\x00\x00\x00\x0f\x93\xa6ANSWER\xcc\xc8\x92\t\xa2{}",
+    ),
+    (
+        Check((A,)),
+        b"\x00\x00\x00\x1b\x93\xa5CHECK\xcc\xc8\x91\xb0ABCDEFGHIJKLMNOP",
+    ),
+    (
+        Checked((A,)),
+        b"\x00\x00\x00\x1d\x93\xa7CHECKED\xcc\xc8\x91\xb0ABCDEFGHIJKLMNOP",
     ),
     (
         Drain(),
