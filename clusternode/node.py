@@ -30,6 +30,7 @@ from clusternode.core.events import (
     SendKept,
     Spawn,
     Stop,
+    TakeBack,
     Tick,
 )
 from clusternode.core.node import Identity, NodeCore
@@ -150,6 +151,8 @@ class Node:
                         session.look_up(action)
                 case SendKept(kept, tickets):
                     self._background.start(self._send_kept(list(kept), list(tickets)))
+                case TakeBack(ticket, attempt):
+                    self._pool.take_back(ticket, attempt)
                 case Kill(ticket, attempt):
                     self._pool.kill(ticket, attempt)
                 case Disconnect(reason):

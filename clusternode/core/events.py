@@ -56,8 +56,7 @@ class FromBalancer:
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class CommandEnded:
+class CommandEnded(NamedTuple):
     """A command that was spawned is over; its whole process group is gone."""
 
     ticket: str
@@ -72,6 +71,20 @@ class CommandEnded:
     stdout_total: int = 0
     stderr_total: int = 0
     reason: str = ""
+
+
+class TakenBack(NamedTuple):
+    """A command that was behind another has not started, and will not."""
+
+    ticket: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class FromHelpers:
+    """What helpers say, in order: the end of a command means that the one behind it, if any, has started."""
+
+    news: Sequence[CommandEnded | TakenBack]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +116,7 @@ Event = (
     | LinkUp
     | LinkDown
     | FromBalancer
-    | CommandEnded
+    | FromHelpers
     | Measured
     | Tick
     | Drain
@@ -189,10 +202,21 @@ class Disconnect:
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
+    """`behind` (ticket, attempt): the helper that runs that one starts this by itself, after all it has."""
+
     ticket: str
     attempt: int
     line: str
     time_limit: float | None
+    behind: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBack:
+    """A command that is behind another: TakenBack follows, unless it starts first."""
+
+    ticket: str
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +238,7 @@ class Log:
     warning: bool = False
 
 
-Action = Answer | LookUp | Send | SendKept | Disconnect | Spawn | Kill | Drained | Log
+Action = Answer | LookUp | Send | SendKept | Disconnect | Spawn | TakeBack | Kill | Drained | Log
 
 
 @dataclass(slots=True)

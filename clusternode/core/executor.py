@@ -1,6 +1,6 @@
 """The node as an executor: a queue, slots, and results kept until the load balancer has them.
 
-An attempt is in exactly one of `queue`, `running` and `outbox`; anything else about it is stale.
+An attempt is in exactly one of `queue`, `ahead`, `running` and `outbox`; anything else about it is stale.
 
 What it does follows from the load balancer's records, not from this node's: its actions are prompt. Only
 SendKept waits, for its results must be in the store first.
@@ -12,7 +12,20 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from clusternode.core.events import CommandEnded, Kept, Kill, Outcome, Released, Send, SendKept, Spawn
+from clusternode.core.events import (
+    CommandEnded,
+    FromHelpers,
+    Kept,
+    Kill,
+    Outcome,
+    Released,
+    Send,
+    SendKept,
+    Spawn,
+    TakeBack,
+    TakenBack,
+)
+from clusternode.core.lanes import Ahead, Fate, Lane, Lanes
 from protocol.delivery import Delivery
 from protocol.errors import ProtocolError
 from protocol.job import Command, Ended, JobSpec, Report, Sleep, unpack_spec
@@ -58,6 +71,8 @@ class Executor:
         self.name = name
         self.slots = slots
         self.queue: dict[str, JobItem] = {}
+        #: Given to helpers behind others, and not started as far as is known.
+        self.ahead: dict[str, Ahead] = {}
         self.running: dict[str, Running] = {}
         #: Attempts by ticket whose result the load balancer has not acknowledged.
         self.outbox: dict[str, int] = {}
@@ -67,6 +82,9 @@ class Executor:
         #: Nothing starts any more.
         self.draining = False
         self.stopping = False
+        self._lanes = Lanes()
+        #: Commands that count no more but are still to end, with others behind them: their slots are taken.
+        self._parting: set[Held] = set()
         self._delivery = Delivery()
         #: Results at hand; those of the outbox that are not here are in the store.
         self._results: dict[str, Ended] = {}
@@ -87,7 +105,10 @@ class Executor:
     def holdings(self) -> tuple[tuple[Held, ...], tuple[Held, ...], tuple[Held, ...]]:
         """(held, running, finished) for HELLO."""
         return (
-            tuple(Held(item.ticket, item.attempt) for item in self.queue.values()),
+            (
+                *(ahead.key for ahead in self.ahead.values()),
+                *(Held(item.ticket, item.attempt) for item in self.queue.values()),
+            ),
             tuple(Held(ticket, job.attempt) for ticket, job in self.running.items()),
             tuple(Held(ticket, attempt) for ticket, attempt in self.outbox.items()),
         )
@@ -105,12 +126,15 @@ class Executor:
             self.give_back(out)
 
     def recall(self, jobs: Iterable[Held], out: Outcome) -> None:
+        """One RETURNED at once; another for each that is ahead, if its helper has not started it."""
         returned = []
         for ticket, attempt in jobs:
-            item = self.queue.get(ticket)
+            item, ahead = self.queue.get(ticket), self.ahead.get(ticket)
             if item is not None and item.attempt == attempt:
                 del self.queue[ticket]
                 returned.append(Held(ticket, attempt))
+            elif ahead is not None and ahead.key.attempt == attempt and ahead.fate is Fate.WAITS:
+                self._take_back(ahead, Fate.RETURNED, out)
             else:
                 self.stale += 1
         out.prompt.append(Send(Returned(returned)))
@@ -123,6 +147,9 @@ class Executor:
             if self.queue.pop(ticket, None) is not None:
                 self._finish(ticket, attempt, JobOutcome.CANCELLED, self._bare(now, "before it started"), now)
                 continue
+            if (ahead := self.ahead.get(ticket)) is not None:
+                self._take_back(ahead, Fate.CANCELLED, out)
+                continue
             job = self.running.get(ticket)
             if job is None or job.cancelled:
                 continue
@@ -132,7 +159,7 @@ class Executor:
                 report = Report(self.name, job.started_at, now)
                 self._finish(ticket, attempt, JobOutcome.CANCELLED, report, now)
             else:
-                out.prompt.append(Kill(ticket, attempt))
+                self._kill(Held(ticket, attempt), out)
 
     def drop(self, jobs: Iterable[Held], out: Outcome) -> None:
         """These attempts are stale: nothing more of them."""
@@ -160,7 +187,21 @@ class Executor:
 
     # --- what happens here -----------------------------------------------------------------------
 
-    def command_ended(self, event: CommandEnded, now: float) -> None:
+    def heard(self, event: FromHelpers, now: float, connected: bool, out: Outcome) -> None:
+        for news in event.news:
+            if isinstance(news, TakenBack):
+                self._taken_back(Held(*news), now, connected, out)
+            else:
+                self._command_ended(news, now, out)
+
+    def _command_ended(self, event: CommandEnded, now: float, out: Outcome) -> None:
+        key = Held(event.ticket, event.attempt)
+        next_one = self._lanes.end(key, now)
+        self._parting.discard(key)
+        if event.exit_code is not None:
+            self._lanes.took(event.finished_at - event.started_at)
+        if next_one is not None:
+            self._ahead_started(next_one, now, out)
         job = self.running.get(event.ticket)
         if job is None or job.attempt != event.attempt:
             return
@@ -200,8 +241,12 @@ class Executor:
                 del self.running[ticket]
                 report = Report(self.name, job.started_at, now)
                 self._finish(ticket, attempt, JobOutcome.SUCCEEDED, report, now)
-        while self.queue and len(self.running) < self.slots and not self.draining:
+        for lane in self._lanes.overdue(now):
+            self._close(lane, out)
+        while self.queue and len(self.running) + len(self._parting) < self.slots and not self.draining:
             self._start(self.queue.pop(next(iter(self.queue))), now, out)
+        if self.queue and not self.draining:
+            self._hand_ahead(now, out)
         if connected:
             self._report_started(now, out)
             if self._is_time_to_send(now):
@@ -213,6 +258,8 @@ class Executor:
         deadlines = [self._sleeps[0][0]] if self._sleeps else []
         if self._to_report and connected:
             deadlines.append(next(iter(self._to_report.values())))
+        if (patience := self._lanes.next_deadline()) is not None:
+            deadlines.append(patience)
         if self._to_keep:
             deadlines.append(next(iter(self._to_keep.values())))
         if self._gathering_since is not None and connected:
@@ -230,6 +277,8 @@ class Executor:
     def drain(self, connected: bool, out: Outcome) -> None:
         """Nothing starts any more; what waits goes back, as soon as there is a link; what runs goes on."""
         self.draining = True
+        for lane in self._lanes.all():
+            self._close(lane, out)
         if connected:
             self.give_back(out)
 
@@ -242,7 +291,7 @@ class Executor:
 
     def is_drained(self, connected: bool) -> bool:
         """Nothing runs any more, and no result can be delivered that was not."""
-        return self.draining and not self.running and not (connected and self.outbox)
+        return self.draining and not self.running and not self.ahead and not (connected and self.outbox)
 
     def stop(self, now: float, out: Outcome) -> None:
         """Commands are ended, and their end is nobody's news; what is not acknowledged goes to disk."""
@@ -253,7 +302,7 @@ class Executor:
             if isinstance(job.spec, Sleep):
                 del self.running[ticket]
             else:
-                out.prompt.append(Kill(ticket, job.attempt))
+                self._kill(Held(ticket, job.attempt), out)
         self._keep_due(now, False, out)
 
     # --- inside ----------------------------------------------------------------------------------
@@ -261,6 +310,8 @@ class Executor:
     def _attempt(self, ticket: str) -> int | None:
         if ticket in self.queue:
             return self.queue[ticket].attempt
+        if ticket in self.ahead:
+            return self.ahead[ticket].key.attempt
         if ticket in self.running:
             return self.running[ticket].attempt
         return self.outbox.get(ticket)
@@ -281,8 +332,80 @@ class Executor:
                 self._to_report[ticket, attempt] = now + STARTED_AFTER
             case Command(line, limit):
                 self.running[ticket] = Running(attempt, spec, now)
+                self._lanes.start(Held(ticket, attempt), now)
                 out.prompt.append(Spawn(ticket, attempt, line, limit))
                 self._to_report[ticket, attempt] = now + STARTED_AFTER
+
+    # --- commands ahead --------------------------------------------------------------------------
+
+    def _hand_ahead(self, now: float, out: Outcome) -> None:
+        """Commands at the head of the queue go to helpers behind those that they have; a sleep needs none."""
+        for lane, room in self._lanes.takers(len(self.queue), now):
+            for _ in range(room):
+                item = next(iter(self.queue.values()), None)
+                spec = None if item is None else _command_of(item)
+                if item is None or spec is None:
+                    return
+                del self.queue[item.ticket]
+                ahead = self.ahead[item.ticket] = Ahead(item, spec)
+                out.prompt.append(self._lanes.hand(lane, ahead, now))
+
+    def _take_back(self, ahead: Ahead, fate: Fate, out: Outcome) -> None:
+        ahead.fate = fate
+        if not ahead.asked:
+            ahead.asked = True
+            out.prompt.append(TakeBack(*ahead.key))
+
+    def _close(self, lane: Lane, out: Outcome) -> None:
+        """Its command runs on or is to end: what is behind it goes where there is room."""
+        lane.closed = True
+        # The last one first, so that they stand in order again at the head of the queue.
+        for ahead in reversed(lane.ahead):
+            self._take_back(ahead, ahead.fate, out)
+
+    def _kill(self, key: Held, out: Outcome) -> None:
+        """Nothing that is behind this one may start because of that."""
+        lane = self._lanes.of(key)
+        if lane is not None:
+            self._close(lane, out)
+        out.prompt.append(Kill(*key))
+
+    def _ahead_started(self, ahead: Ahead, now: float, out: Outcome) -> None:
+        key = ahead.key
+        if ahead.fate is Fate.DROPPED:
+            self._part(key, out)
+            return
+        del self.ahead[key.ticket]
+        self.running[key.ticket] = Running(key.attempt, ahead.spec, now, ahead.fate is Fate.CANCELLED)
+        self._to_report[key] = now + STARTED_AFTER
+        if ahead.fate is Fate.CANCELLED or self.stopping:
+            self._kill(key, out)
+
+    def _taken_back(self, key: Held, now: float, connected: bool, out: Outcome) -> None:
+        ahead = self._lanes.take_out(key)
+        if ahead is None:
+            return
+        self._parting = {each for each in self._parting if (lane := self._lanes.of(each)) and lane.ahead}
+        if ahead.fate is Fate.DROPPED:
+            return
+        del self.ahead[key.ticket]
+        if self.stopping:
+            return
+        if ahead.fate is Fate.CANCELLED:
+            self._finish(*key, JobOutcome.CANCELLED, self._bare(now, "before it started"), now)
+        elif connected and (self.draining or ahead.fate is Fate.RETURNED):
+            out.prompt.append(Send(Returned([key])))
+        else:
+            self.queue = {key.ticket: ahead.item, **self.queue}
+
+    def _part(self, key: Held, out: Outcome) -> None:
+        """A command that counts no more is killed; its end is nobody's news."""
+        self._kill(key, out)
+        lane = self._lanes.of(key)
+        if lane is not None and lane.ahead:
+            self._parting.add(key)
+
+    # --- results ---------------------------------------------------------------------------------
 
     def _finish(self, ticket: str, attempt: int, outcome: JobOutcome, report: Report, now: float) -> None:
         ended = Ended(ticket, attempt, str(outcome), report.pack())
@@ -302,10 +425,11 @@ class Executor:
     def _forget(self, ticket: str, out: Outcome) -> None:
         """Takes an attempt out, wherever it is. A command is killed; its end will be nobody's news."""
         self.queue.pop(ticket, None)
-        job = self.running.get(ticket)
+        if (ahead := self.ahead.pop(ticket, None)) is not None:
+            self._take_back(ahead, Fate.DROPPED, out)
+        job = self.running.pop(ticket, None)
         if job is not None and isinstance(job.spec, Command):
-            out.prompt.append(Kill(ticket, job.attempt))
-        self.running.pop(ticket, None)
+            self._part(Held(ticket, job.attempt), out)
         if ticket in self.outbox:
             self._release(ticket, out)
 
@@ -344,7 +468,8 @@ class Executor:
 
     def _is_time_to_send(self, now: float) -> bool:
         since = self._gathering_since
-        return since is None or not self.queue or self._gathered >= GATHER_MOST or now >= since + GATHER
+        more_wait = self.queue or self.ahead
+        return since is None or not more_wait or self._gathered >= GATHER_MOST or now >= since + GATHER
 
     def _send(self, tickets: list[str], asking: list[str] | tuple[()], out: Outcome) -> None:
         at_hand = [self._results[ticket] for ticket in tickets if ticket in self._results]
@@ -358,3 +483,12 @@ class Executor:
             out.actions.append(SendKept(stored, asking))
         elif asking:
             out.prompt.append(Send(RequestOfRes(asking)))
+
+
+def _command_of(item: JobItem) -> Command | None:
+    """None for what is no command, or is not understood: that is said when it starts."""
+    try:
+        spec = unpack_spec(item.body)
+    except ProtocolError:
+        return None
+    return spec if isinstance(spec, Command) else None

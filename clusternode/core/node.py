@@ -8,12 +8,12 @@ from typing import Any
 
 from clusternode.core.events import (
     ClientGone,
-    CommandEnded,
     Disconnect,
     Drain,
     Drained,
     Event,
     FromBalancer,
+    FromHelpers,
     LinesReceived,
     LinkDown,
     LinkUp,
@@ -98,8 +98,8 @@ class NodeCore:
             case FromBalancer(message):
                 self._heard_at = now
                 self._on_message(message, out)
-            case CommandEnded():
-                self.executor.command_ended(event, now)
+            case FromHelpers():
+                self.executor.heard(event, now, self.connected, out)
             case ClientGone(client):
                 self.origin.client_gone(client)
             case LinkUp():
@@ -198,7 +198,8 @@ class NodeCore:
         executor = self.executor
         running = len(executor.running)
         free = max(0, executor.slots - running)
-        return Info(len(executor.queue), running, free, self._measured.load, self._measured.memory)
+        waiting = len(executor.queue) + len(executor.ahead)
+        return Info(waiting, running, free, self._measured.load, self._measured.memory)
 
     # --- messages --------------------------------------------------------------------------------
 

@@ -4,11 +4,17 @@ Started by `pool.py` with the control socket's number as its argument, in isolat
 packages: only the standard library here. Both ends speak `marshal` behind a 4-byte length, as they are the
 same interpreter; this is no wire of the protocol.
 
-    node -> helper   ("environment", variables of every job), once
-                     ("run", key, command line, time limit or None, working directory)
+    node -> helper   ("set-up", variables of every job, directory for working directories), once
+                     ("run", key, command line, time limit or None)
+                     ("take", key)
                      ("kill", key)
     helper -> node   ("ended", key, started, finished, exit code, timed out,
                       stdout, stderr, stdout bytes in all, stderr bytes in all, reason)
+                     ("taken", key)
+
+A "run" that comes while a command runs waits here, and starts when those before it have ended, unless "take"
+comes first: "taken" answers that. A "take" of what has started has no answer but the "ended" of the command
+before it, which is always sent before the next one starts.
 
 Times are of CLOCK_MONOTONIC, which all processes share. The invariant: when "ended" is sent, or this
 process ends because the node has, no process of the job is left, not even one that made itself a daemon.
@@ -28,7 +34,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 OUTPUT_LIMIT = 1024 * 1024
@@ -40,8 +46,31 @@ LAST_READS = 32
 REAP_TIMEOUT = 5.0
 PR_SET_CHILD_SUBREAPER = 36
 SHELL = "/bin/sh"
+#: Prints the variables that it finds, each with a zero byte behind it.
+SHOW_VARIABLES = "env -0"
+#: Characters that mean only themselves to every shell, at the beginning of a word or in it.
+PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./,:@%+=- \t")
+#: What a shell that may be /bin/sh does by itself, or has for its grammar.
+SHELLS_OWN = frozenset(
+    (
+        *(".", ":", "alias", "bg", "bind", "break", "builtin", "caller", "case", "cd", "chdir", "command"),
+        *("compgen", "complete", "compopt", "continue", "coproc", "declare", "dirs", "disown", "do"),
+        *("done", "echo", "elif", "else", "enable", "esac", "eval", "exec", "exit", "export", "false"),
+        *("fc", "fg", "fi", "for", "function", "getopts", "hash", "help", "hist", "history", "if", "in"),
+        *("jobs", "kill", "let", "local", "logout", "mapfile", "newgrp", "popd", "print", "printf"),
+        *("pushd", "pwd", "read", "readarray", "readonly", "return", "select", "set", "shift", "shopt"),
+        *("source", "suspend", "test", "then", "time", "times", "trap", "true", "type", "typeset"),
+        *("ulimit", "umask", "unalias", "unset", "until", "wait", "whence", "while"),
+    )
+)
+#: Programs that do something else where they are the job's first process, and not a child of its shell.
+FIRST_OR_NOT = frozenset(("setsid",))
+#: Where these stand alone, a program does exactly the same.
+PROGRAMS = {"true": "/bin/true", "false": "/bin/false"}
 #: The node decides when this process ends, by closing the socket.
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: Python ignores the first two, we the others; a job must not.
+RESTORED = (signal.SIGPIPE, signal.SIGXFSZ, *IGNORED)
 
 
 class NodeGone(Exception):
@@ -85,7 +114,10 @@ class Control:
 
 
 class Output:
-    """One output stream of the job: the first OUTPUT_LIMIT bytes are kept, all are counted."""
+    """One output stream of the job: the first OUTPUT_LIMIT bytes are kept, all are counted.
+
+    We hold the job's end too until it is over: that it was closed need not wake us.
+    """
 
     def __init__(self) -> None:
         self.read_end, self.write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -99,13 +131,21 @@ class Output:
         """Takes what is there; False at the end of the stream or where nothing is."""
         try:
             data = os.read(self.read_end, READ_SIZE)
-        except BlockingIOError:
+        except BlockingIOError:  # something that would not die holds the other end
             return False
         self.total += len(data)
         if self._room and data:
             self._kept.append(data[: self._room])
             self._room -= len(self._kept[-1])
         return bool(data)
+
+    def close(self) -> None:
+        """Takes what is still there."""
+        os.close(self.write_end)
+        for _ in range(LAST_READS):
+            if not self.read():
+                break
+        os.close(self.read_end)
 
     def kept(self) -> bytes:
         return b"".join(self._kept)
@@ -114,7 +154,10 @@ class Output:
 class Job:
     """One command from its start until nothing of it is left."""
 
-    def __init__(self, key: object, line: str, limit: float | None, environment: dict[str, str]) -> None:
+    def __init__(
+        self, key: tuple[str, int], line: str, limit: float | None, surroundings: Surroundings
+    ) -> None:
+        """Raises OSError if there is nothing to be had to start it."""
         self.key = key
         self.stdout, self.stderr = Output(), Output()
         self.timed_out = False
@@ -122,32 +165,12 @@ class Job:
         self._term_at = None if limit is None else self.started + limit
         self._kill_at: float | None = None
         try:
-            self.pid = self._spawn(line, environment)
+            self.pid = surroundings.spawn(key, line, self.stdout.write_end, self.stderr.write_end)
         except OSError:
-            os.close(self.stdout.read_end)
-            os.close(self.stderr.read_end)
+            self.stdout.close()
+            self.stderr.close()
             raise
-        finally:
-            os.close(self.stdout.write_end)
-            os.close(self.stderr.write_end)
         self.pidfd = os.pidfd_open(self.pid)
-
-    def _spawn(self, line: str, environment: dict[str, str]) -> int:
-        return os.posix_spawn(
-            SHELL,
-            # "--": a command line may begin with a dash of its own.
-            (SHELL, "-c", "--", line),
-            environment,
-            file_actions=(
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_DUP2, self.stdout.write_end, 1),
-                (os.POSIX_SPAWN_DUP2, self.stderr.write_end, 2),
-            ),
-            setsid=True,
-            setsigmask=(),
-            # Python ignores the first two, `main` the others; a job must not.
-            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, *IGNORED),
-        )
 
     def terminate(self) -> None:
         """SIGTERM to the whole group; SIGKILL follows after KILL_GRACE."""
@@ -175,32 +198,27 @@ class Job:
             self.timed_out = True
             self.terminate()
 
-    def watch(self, control: Control) -> None:
+    def watch(self, poll: select.poll, control: Control, obey: Callable[[Job], None]) -> None:
         """Returns when the command itself has ended; reads its output and the node's word meanwhile."""
-        poll = select.poll()
         streams = {self.stdout.read_end: self.stdout, self.stderr.read_end: self.stderr}
-        for number in (*streams, self.pidfd, control.socket.fileno()):
+        for number in (*streams, self.pidfd):
             poll.register(number, select.POLLIN)
-        self._obey(control)
-        while True:
-            ended = False
-            for number, _ in poll.poll(self.timeout()):
-                if number in streams:
-                    if not streams[number].read():
-                        poll.unregister(number)
-                elif number == self.pidfd:
-                    ended = True
-                else:
-                    control.read()
-                    self._obey(control)
-            if ended:
-                return
-            self.on_time()
-
-    def _obey(self, control: Control) -> None:
-        for message in control.messages():
-            if message[0] == "kill" and message[1] == self.key:
-                self.terminate()
+        ended = False
+        try:
+            obey(self)
+            while not ended:
+                for number, _ in poll.poll(self.timeout()):
+                    if number in streams:
+                        streams[number].read()
+                    elif number == self.pidfd:
+                        ended = True
+                    else:
+                        control.read()
+                        obey(self)
+                self.on_time()
+        finally:
+            for number in (*streams, self.pidfd):
+                poll.unregister(number)
 
     def end(self) -> tuple[int, str]:
         """(exit code, reason) once nothing of the job is left."""
@@ -208,11 +226,8 @@ class Job:
         _, status = os.waitpid(self.pid, 0)
         os.close(self.pidfd)
         stuck = reap_descendants()
-        for stream in (self.stdout, self.stderr):
-            for _ in range(LAST_READS):
-                if not stream.read():
-                    break
-            os.close(stream.read_end)
+        self.stdout.close()
+        self.stderr.close()
         reason = f"{stuck} of its processes could not be killed" if stuck else ""
         code = os.waitstatus_to_exitcode(status)
         if code >= 0:
@@ -248,46 +263,201 @@ def own_children() -> list[int]:
         return [int(word) for word in listing.read().split()]
 
 
-def run(
-    control: Control,
-    key: tuple[str, int],
-    line: str,
-    limit: float | None,
-    where: str,
-    variables: dict[str, str],
-) -> None:
-    """One job, from its directory to its report."""
-    began = time.monotonic()
-    try:
-        os.mkdir(where, 0o700)
+class Place:
+    """The working directory: empty for each job, and the same again where a job left it as it was."""
+
+    def __init__(self, parent: str) -> None:
+        self._parent = parent
+        self._made = 0
+        self._untouched: tuple[int, ...] | None = None
+        self.path = ""
+
+    def enter(self) -> None:
+        """Raises OSError where there is none to be had."""
+        if self._untouched is not None:
+            return
+        self._made += 1
+        self.path = f"{self._parent}/{os.getpid()}.{self._made}"
+        os.mkdir(self.path, 0o700)
         # posix_spawn cannot change the directory; the child takes ours.
-        os.chdir(where)
-        job = Job(key, line, limit, variables | {"EVENLY_TICKET": key[0], "EVENLY_ATTEMPT": str(key[1])})
-    except OSError as error:
-        reason = f"it could not be started: {error.strerror}"
-        control.send("ended", key, began, time.monotonic(), 126, False, b"", b"", 0, 0, reason)
-        remove(where)
-        return
-    try:
-        job.watch(control)
-    except NodeGone:
-        job.end()
-        raise
-    code, reason = job.end()
-    out, err = job.stdout, job.stderr
-    control.send(
-        *("ended", key, job.started, time.monotonic(), code, job.timed_out),
-        *(out.kept(), err.kept(), out.total, err.total, reason),
-    )
-    remove(where)
+        os.chdir(self.path)
+        # Whatever comes into it or goes changes this time, also within one tick of the clock.
+        os.utime(self.path, (0, 0))
+        self._untouched = self._look()
+
+    def leave(self) -> None:
+        if self._untouched is None or self._untouched == self._look():
+            return
+        self._untouched = None
+        os.chdir("/")
+        try:
+            os.rmdir(self.path)
+        except OSError:
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def _look(self) -> tuple[int, ...] | None:
+        try:
+            seen = os.stat(self.path)
+        except OSError:
+            return None
+        owner = seen.st_mode, seen.st_uid, seen.st_gid
+        return seen.st_dev, seen.st_ino, *owner, seen.st_nlink, seen.st_mtime_ns, seen.st_ctime_ns
 
 
-def remove(where: str) -> None:
-    os.chdir("/")
-    try:
-        os.rmdir(where)
-    except OSError:
-        shutil.rmtree(where, ignore_errors=True)
+class Surroundings:
+    """What every job of this helper finds: variables, a working directory, standard input at its end."""
+
+    def __init__(self, variables: dict[str, str], directory: str) -> None:
+        self.place = Place(directory)
+        self._variables = {os.fsencode(name): os.fsencode(value) for name, value in variables.items()}
+        #: As a program finds them that the shell has started; None where that cannot be told beforehand.
+        self._from_shell: dict[bytes, bytes] | None = None
+        with contextlib.suppress(OSError):
+            self.place.enter()
+            self._from_shell = self._shown_by_shell()
+            self.place.leave()
+
+    def spawn(self, key: tuple[str, int], line: str, stdout: int, stderr: int) -> int:
+        """Starts a command line; its output goes to these files. Returns the process.
+
+        What is only words is started without a shell. Where that fails, the shell says why.
+        """
+        words = plain_words(line) if self._from_shell is not None else None
+        if words is not None:
+            with contextlib.suppress(OSError):
+                return self._spawn_program(key, words, stdout, stderr)
+        return self._spawn_shell(key, line, stdout, stderr)
+
+    def _spawn_program(self, key: tuple[str, int], words: list[str], stdout: int, stderr: int) -> int:
+        assert self._from_shell is not None
+        variables = with_key(self._from_shell, key)
+        variables[b"PWD"] = os.fsencode(self.place.path)
+        program = PROGRAMS[words[0]] if words[0] in SHELLS_OWN else words[0]
+        return os.posix_spawnp(program, words, variables, **self._options(stdout, stderr))
+
+    def _spawn_shell(self, key: tuple[str, int], line: str, stdout: int, stderr: int) -> int:
+        # "--": a command line may begin with a dash of its own.
+        words = (SHELL, "-c", "--", line)
+        return os.posix_spawn(SHELL, words, with_key(self._variables, key), **self._options(stdout, stderr))
+
+    def _options(self, stdout: int, stderr: int) -> dict[str, Any]:
+        return {
+            "file_actions": (
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, stdout, 1),
+                (os.POSIX_SPAWN_DUP2, stderr, 2),
+            ),
+            "setsid": True,
+            "setsigmask": (),
+            "setsigdef": RESTORED,
+        }
+
+    def _shown_by_shell(self) -> dict[bytes, bytes] | None:
+        """The variables that a program gets by way of the shell: if it only leaves some out and sets PWD."""
+        path = os.environb.get(b"PATH")
+        # A search without the shell goes by our own PATH; a "%" there is a word to some shells.
+        if path is None or path != self._variables.get(b"PATH") or b"%" in path:
+            return None
+        read_end, write_end = os.pipe()
+        with open(read_end, "rb") as output:
+            try:
+                pid = self._spawn_shell(("", 0), SHOW_VARIABLES, write_end, write_end)
+            finally:
+                os.close(write_end)
+            shown = output.read()
+        _, status = os.waitpid(pid, 0)
+        pairs = (pair.partition(b"=") for pair in shown.split(b"\0") if pair)
+        found = {name: value for name, _, value in pairs}
+        if status != 0 or found.pop(b"PWD", None) != os.fsencode(self.place.path):
+            return None
+        return found if found.items() <= self._variables.items() else None
+
+
+def with_key(variables: dict[bytes, bytes], key: tuple[str, int]) -> dict[bytes, bytes]:
+    """The same dictionary: each command sets these anew."""
+    variables[b"EVENLY_TICKET"] = key[0].encode()
+    variables[b"EVENLY_ATTEMPT"] = b"%d" % key[1]
+    return variables
+
+
+def plain_words(line: str) -> list[str] | None:
+    """The words of a command line that is nothing but the words of a program; None for all else."""
+    if not PLAIN.issuperset(line):
+        return None
+    words = line.split()
+    if not words or "=" in words[0] or words[0] in FIRST_OR_NOT:
+        return None
+    if words[0] in SHELLS_OWN and (words[0] not in PROGRAMS or len(words) > 1):
+        return None
+    return words
+
+
+class Worker:
+    """Runs what the node sends, one after the other."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._surroundings: Surroundings | None = None
+        #: "run" messages whose turn has not come.
+        self._ahead: deque[tuple[Any, ...]] = deque()
+        self._poll = select.poll()
+        self._poll.register(control.socket.fileno(), select.POLLIN)
+
+    def work(self) -> None:
+        """Until NodeGone."""
+        while True:
+            for message in self._control.messages():
+                self._obey(message)
+                # What comes with the first command may be about it: the rest is read while it runs.
+                while self._ahead:
+                    self._run(*self._ahead.popleft()[1:])
+            self._control.read()
+
+    def _obey(self, message: tuple[Any, ...], job: Job | None = None) -> None:
+        what, key = message[0], message[1]
+        if what == "run":
+            self._ahead.append(message)
+        elif what == "take":
+            for waiting in self._ahead:
+                if waiting[1] == key:
+                    self._ahead.remove(waiting)
+                    self._control.send("taken", key)
+                    break
+        elif what == "kill":
+            if job is not None and job.key == key:
+                job.terminate()
+        elif what == "set-up":
+            self._surroundings = Surroundings(*message[1:])
+
+    def _obey_all(self, job: Job) -> None:
+        for message in self._control.messages():
+            self._obey(message, job)
+
+    def _run(self, key: tuple[str, int], line: str, limit: float | None) -> None:
+        """One job, from its directory to its report."""
+        began = time.monotonic()
+        assert self._surroundings is not None
+        place = self._surroundings.place
+        try:
+            place.enter()
+            job = Job(key, line, limit, self._surroundings)
+        except OSError as error:
+            reason = f"it could not be started: {error.strerror}"
+            self._control.send("ended", key, began, time.monotonic(), 126, False, b"", b"", 0, 0, reason)
+            place.leave()
+            return
+        try:
+            job.watch(self._poll, self._control, self._obey_all)
+        except NodeGone:
+            job.end()
+            raise
+        code, reason = job.end()
+        out, err = job.stdout, job.stderr
+        self._control.send(
+            *("ended", key, job.started, time.monotonic(), code, job.timed_out),
+            *(out.kept(), err.kept(), out.total, err.total, reason),
+        )
+        place.leave()
 
 
 def main() -> None:
@@ -298,16 +468,8 @@ def main() -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    variables: dict[str, str] = {}
     with contextlib.suppress(NodeGone, OSError):
-        while True:
-            control.read()
-            for message in control.messages():
-                if message[0] == "run":
-                    _, key, line, limit, where = message
-                    run(control, key, line, limit, where, variables)
-                elif message[0] == "environment":
-                    variables = message[1]
+        Worker(control).work()
 
 
 if __name__ == "__main__":

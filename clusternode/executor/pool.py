@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import marshal
 import os
 import socket
@@ -14,11 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from clusternode.core.events import CommandEnded, Spawn
+from clusternode.core.events import CommandEnded, FromHelpers, Spawn, TakenBack
 from clusternode.executor.leftovers import NODE_VARIABLE, kill_leftovers
 from runtime.lifecycle import SOFT_FILE_LIMIT
 
 HELPER = Path(__file__).with_name("helper.py")
+READ_SIZE = 65536
+#: A helper that has more commands than this need not be heard at once: what it says gathers for so long.
+BUSY = 4
+HEAR_LATER = 0.0025
 
 
 class Key(NamedTuple):
@@ -27,15 +32,17 @@ class Key(NamedTuple):
 
 
 class Helper(asyncio.Protocol):
-    """One helper process and the job it has, if any."""
+    """One helper process, and the commands that it has: the first of them runs."""
 
     def __init__(self, pool: Pool) -> None:
-        self.job: Key | None = None
+        self.jobs: deque[Key] = deque()
         self.pid = 0
         self._pool = pool
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        #: A second hand on the socket: what came before the end is read, even where writing failed first.
+        self._rest: socket.socket | None = None
 
     async def start(self, soft_limit: int) -> None:
         """Raises OSError if there is no process to be had."""
@@ -51,6 +58,8 @@ class Helper(asyncio.Protocol):
                 start_new_session=True,
             )
         self.pid = self._process.pid
+        self._rest = ours.dup()
+        self._rest.setblocking(False)
         await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
 
     def send(self, *message: Any) -> None:
@@ -59,6 +68,8 @@ class Helper(asyncio.Protocol):
             self._transport.write(len(body).to_bytes(4, "big") + body)
 
     def close(self) -> None:
+        if self._rest is not None:
+            self._rest.close()
         if self._transport is not None:
             self._transport.close()
 
@@ -67,6 +78,15 @@ class Helper(asyncio.Protocol):
         if self._process is not None:
             await asyncio.to_thread(self._process.wait)
 
+    def last_words(self) -> list[tuple[Any, ...]]:
+        """What it said before it died."""
+        if self._rest is None:
+            return []
+        with self._rest as rest, contextlib.suppress(OSError):
+            while data := rest.recv(READ_SIZE):
+                self._buffer += data
+        return self._messages()
+
     # --- asyncio.Protocol ------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -74,22 +94,36 @@ class Helper(asyncio.Protocol):
         self._transport = transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        buffer = self._buffer
-        buffer += data
-        while len(buffer) >= 4:
-            end = 4 + int.from_bytes(buffer[:4], "big")
-            if len(buffer) < end:
-                return
-            message = marshal.loads(buffer[4:end])
-            del buffer[:end]
-            self._pool.ended(self, message)
+        self._buffer += data
+        messages = self._messages()
+        if messages:
+            self._pool.heard(self, messages)
+        transport = self._transport
+        if len(self.jobs) > BUSY and transport is not None and not transport.is_closing():
+            transport.pause_reading()
+            asyncio.get_running_loop().call_later(HEAR_LATER, self._hear_again)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._pool.lost(self)
 
+    def _hear_again(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _messages(self) -> list[tuple[Any, ...]]:
+        messages, start, buffer = [], 0, self._buffer
+        while len(buffer) >= start + 4:
+            end = start + 4 + int.from_bytes(buffer[start : start + 4], "big")
+            if len(buffer) < end:
+                break
+            messages.append(marshal.loads(buffer[start + 4 : end]))
+            start = end
+        del buffer[:start]
+        return messages
+
 
 class Pool:
-    """Runs commands in helpers; each ends in one CommandEnded, whatever happens."""
+    """Runs commands in helpers; each ends in one CommandEnded, or is TakenBack, whatever happens."""
 
     def __init__(
         self,
@@ -97,7 +131,7 @@ class Pool:
         directory: Path,
         node_id: str,
         offset: float,
-        ended: Callable[[CommandEnded], None],
+        tell: Callable[[FromHelpers], None],
         start: Callable[[Any], None],
     ) -> None:
         """`directory` holds the jobs' working directories. `offset` turns monotonic seconds into the
@@ -106,25 +140,30 @@ class Pool:
         self._directory = directory.resolve()
         self._node_id = node_id
         self._offset = offset
-        self._ended = ended
+        self._tell = tell
         self._start = start
         self._environment = dict(os.environ) | {NODE_VARIABLE: node_id}
         self._helpers: set[Helper] = set()
         self._idle: list[Helper] = []
-        self._backlog: deque[Spawn] = deque()
+        #: Commands that wait for a helper, each with those behind it.
+        self._backlog: deque[deque[Spawn]] = deque()
         self._by_key: dict[Key, Helper] = {}
+        #: What the core has not been told yet.
+        self._news: list[CommandEnded | TakenBack] = []
         self._closing = False
 
     def spawn(self, job: Spawn) -> None:
-        """Runs the command as soon as a helper is free."""
-        if self._idle:
-            self._give(self._idle.pop(), job)
-            return
-        self._backlog.append(job)
-        if len(self._helpers) < self._slots:
-            helper = Helper(self)
-            self._helpers.add(helper)
-            self._start(self._bring_up(helper))
+        """Runs the command as soon as a helper is free, or where it is `behind` another, after that one."""
+        if job.behind is not None:
+            helper = self._by_key.get(Key(*job.behind))
+            if helper is not None:
+                self._give(helper, job)
+                return
+            line = self._line_of(Key(*job.behind))
+            if line is not None:
+                line.append(job)
+                return
+        self._serve(deque([job]))
 
     def kill(self, ticket: str, attempt: int) -> None:
         """SIGTERM to the job's processes, SIGKILL later; its CommandEnded tells when they are gone."""
@@ -132,12 +171,17 @@ class Pool:
         helper = self._by_key.get(key)
         if helper is not None:
             helper.send("kill", tuple(key))
-            return
-        for job in self._backlog:
-            if Key(job.ticket, job.attempt) == key:
-                self._backlog.remove(job)
-                self._report_lost(key, "before it started")
-                return
+        elif self._forget(key):
+            self._report(self._lost(key, "before it started"))
+
+    def take_back(self, ticket: str, attempt: int) -> None:
+        """A command that is behind another: TakenBack follows if it has not started."""
+        key = Key(ticket, attempt)
+        helper = self._by_key.get(key)
+        if helper is not None:
+            helper.send("take", tuple(key))
+        elif self._forget(key):
+            self._report(TakenBack(*key))
 
     async def close(self) -> None:
         """Ends all helpers, and with them their jobs, and waits until they are gone."""
@@ -149,42 +193,46 @@ class Pool:
 
     # --- what helpers say ------------------------------------------------------------------------
 
-    def ended(self, helper: Helper, message: tuple[Any, ...]) -> None:
-        _, key, started, finished, code, timed_out, out, err, out_total, err_total, reason = message
-        self._by_key.pop(Key(*key), None)
-        helper.job = None
-        # The next job first: the helper need not wait for what becomes of this one.
-        self._next(helper)
-        self._ended(
-            CommandEnded(
-                key[0],
-                key[1],
-                started + self._offset,
-                finished + self._offset,
-                code,
-                timed_out,
-                out,
-                err,
-                out_total,
-                err_total,
-                reason,
-            )
-        )
+    def heard(self, helper: Helper, messages: list[tuple[Any, ...]]) -> None:
+        for message in messages:
+            self._take_in(helper, message)
+        # The next job first: the helper need not wait for what becomes of these.
+        if not helper.jobs:
+            self._next(helper)
+        self._report_now()
+
+    def _take_in(self, helper: Helper, message: tuple[Any, ...]) -> None:
+        key = Key(*message[1])
+        self._by_key.pop(key, None)
+        helper.jobs.remove(key)
+        if message[0] == "taken":
+            self._news.append(TakenBack(*key))
+            return
+        started, finished = message[2] + self._offset, message[3] + self._offset
+        self._news.append(CommandEnded(*key, started, finished, *message[4:]))
 
     def lost(self, helper: Helper) -> None:
-        """The helper died. Its job is ended with it, and reported as lost."""
+        """The helper died, and what it ran with it: that is lost. What was behind that has not started."""
         self._helpers.discard(helper)
         if helper in self._idle:
             self._idle.remove(helper)
         self._start(helper.wait())
-        key = helper.job
-        if key is not None:
+        for message in helper.last_words():
+            self._take_in(helper, message)
+        jobs, helper.jobs = helper.jobs, deque()
+        for key in jobs:
             self._by_key.pop(key, None)
-            kill_leftovers(self._node_id, key.ticket)
-            if not self._closing:
-                self._report_lost(key, "its worker process was killed")
-        if self._backlog and not self._closing:
-            self.spawn(self._backlog.popleft())
+        if self._closing:
+            return
+        # The last one first, so that they stand in order again at the head of the queue.
+        while len(jobs) > 1:
+            self._news.append(TakenBack(*jobs.pop()))
+        if jobs:
+            kill_leftovers(self._node_id, jobs[0].ticket)
+            self._news.append(self._lost(jobs[0], "its worker process was killed"))
+        if self._backlog:
+            self._serve(self._backlog.popleft())
+        self._report_now()
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -195,29 +243,71 @@ class Pool:
             self._helpers.discard(helper)
             if not self._helpers:
                 # Nobody would ever take these; another node may.
-                for job in self._backlog:
-                    reason = f"no worker process could be started: {error.strerror}"
-                    self._report_lost(Key(job.ticket, job.attempt), reason)
-                self._backlog.clear()
+                self._give_up(f"no worker process could be started: {error.strerror}")
             return
         if self._closing:
             helper.close()  # `close` came too early for it
             return
-        helper.send("environment", self._environment)
+        helper.send("set-up", self._environment, str(self._directory))
         self._next(helper)
 
+    def _give_up(self, reason: str) -> None:
+        for line in self._backlog:
+            self._news += [TakenBack(job.ticket, job.attempt) for job in reversed(line) if job is not line[0]]
+            self._news.append(self._lost(Key(line[0].ticket, line[0].attempt), reason))
+        self._backlog.clear()
+        self._report_now()
+
+    def _serve(self, line: deque[Spawn]) -> None:
+        """Gives these to a helper as soon as one is free."""
+        self._backlog.append(line)
+        if self._idle:
+            self._next(self._idle.pop())
+        elif len(self._helpers) < self._slots:
+            helper = Helper(self)
+            self._helpers.add(helper)
+            self._start(self._bring_up(helper))
+
     def _next(self, helper: Helper) -> None:
-        if self._backlog:
-            self._give(helper, self._backlog.popleft())
-        else:
+        if not self._backlog:
             self._idle.append(helper)
+            return
+        for job in self._backlog.popleft():
+            self._give(helper, job)
 
     def _give(self, helper: Helper, job: Spawn) -> None:
-        key = helper.job = Key(job.ticket, job.attempt)
+        key = Key(job.ticket, job.attempt)
+        helper.jobs.append(key)
         self._by_key[key] = helper
-        where = str(self._directory / f"{job.ticket}.{job.attempt}")
-        helper.send("run", tuple(key), job.line, job.time_limit, where)
+        helper.send("run", tuple(key), job.line, job.time_limit)
 
-    def _report_lost(self, key: Key, reason: str) -> None:
+    def _line_of(self, key: Key) -> deque[Spawn] | None:
+        for line in self._backlog:
+            if any((job.ticket, job.attempt) == key for job in line):
+                return line
+        return None
+
+    def _forget(self, key: Key) -> bool:
+        """Takes a command out that no helper has yet; False if there is none."""
+        line = self._line_of(key)
+        if line is None:
+            return False
+        line.remove(next(job for job in line if (job.ticket, job.attempt) == key))
+        if not line:
+            self._backlog.remove(line)
+        return True
+
+    def _lost(self, key: Key, reason: str) -> CommandEnded:
         now = self._offset + time.monotonic()
-        self._ended(CommandEnded(*key, now, now, None, reason=reason))
+        return CommandEnded(*key, now, now, None, reason=reason)
+
+    def _report(self, news: CommandEnded | TakenBack) -> None:
+        """Soon: the core is in the middle of a step."""
+        if not self._news:
+            asyncio.get_running_loop().call_soon(self._report_now)
+        self._news.append(news)
+
+    def _report_now(self) -> None:
+        news, self._news = self._news, []
+        if news:
+            self._tell(FromHelpers(news))

@@ -102,7 +102,7 @@ class Balancer:
             self._on_event(each)
         self.ledger.wake_delayed()
         if self.settings.eager and self.ledger.waiting:
-            self._dispatcher.run_rounds()
+            self._dispatcher.run_rounds(now)
         self._dispatcher.consider_evening(now)
         return self._collect()
 
@@ -124,12 +124,10 @@ class Balancer:
 
     def next_deadline(self) -> float:
         """When the next Tick is due, at the latest."""
-        deadline = min(self._next_info, self._next_dispatch, self._next_request)
-        retry = self.ledger.next_retry()
-        if retry is not None:
-            deadline = min(deadline, retry)
-        evening = self._dispatcher.next_evening
-        return deadline if evening is None else min(deadline, evening)
+        dispatcher, ledger = self._dispatcher, self.ledger
+        sometimes = (ledger.next_retry(), ledger.forget_at, dispatcher.next_evening, dispatcher.next_round)
+        always = (self._next_info, self._next_dispatch, self._next_request)
+        return min(*always, *(at for at in sometimes if at is not None))
 
     def _collect(self) -> Outcome:
         """Turns what the step changed into records, and results that are owed into messages."""
@@ -137,7 +135,9 @@ class Balancer:
         for node_id, tickets in self.ledger.questions().items():
             for asking in in_batches(tickets):
                 self._to(self.ledger.node(node_id), Check(asking))
-        outcome = Outcome(self.ledger.collect(), self._actions, self._prompt)
+        records = self.ledger.collect()
+        self._courier.acknowledge(self.ledger.released)
+        outcome = Outcome(records, self._actions, self._prompt)
         self._actions, self._prompt = [], []
         return outcome
 
@@ -262,7 +262,6 @@ class Balancer:
             self._forgive(now - self._next_info)
         if now >= self._next_info:
             self._next_info = now + INFO_PERIOD
-            self.ledger.flush()
             self._on_info_period()
         if now >= self._next_request:
             self._next_request = now + self.settings.request_result_period

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from loadbalancer.core.events import Deliver, Send, Stored
 from loadbalancer.core.jobs import Job, State
-from loadbalancer.core.ledger import Ledger
+from loadbalancer.core.ledger import Ledger, Passing
 from loadbalancer.core.nodes import Node
 from protocol.job import Ended
 from protocol.messages import AckResults, Drop, Held, Result, in_batches, result_size
@@ -49,9 +49,7 @@ class Courier:
             if asked is not None and asked.origin == origin.node_id:
                 self._withdraw(asked)
                 continue
-            passing = self._ledger.forget(origin, ticket)
-            if passing is not None:
-                self._may_forget(self._ledger.nodes[passing.executor], passing.ended)
+            self._ledger.forget(origin, ticket)
 
     def _withdraw(self, job: Job) -> None:
         """It had ended before this balancer started, and perhaps runs again."""
@@ -77,22 +75,28 @@ class Courier:
         return _stored(origin, tickets)
 
     def collect(self, now: float) -> list[Send]:
-        """Hands over what waits for the step's records; returns what need not.
+        """Hands over recorded results that are owed; returns what need not wait for the step's records.
 
         A result that passes through need not: that its job was dispatched is on disk, or it had not ended.
         """
         for node in self._ledger.owing.values():
             self._deliver(node, now)
-        for link, acked in self._acked.items():
-            for batch in in_batches(acked):
-                self._act(Send(link, AckResults(batch)))
         prompt = [
             Send(link, Result(batch))
             for link, results in self._passed.items()
             for batch in in_batches(results, result_size)
         ]
-        self._passed, self._acked = {}, {}
+        self._passed = {}
         return prompt
+
+    def acknowledge(self, released: Iterable[Passing]) -> None:
+        """Tells executors what they need not keep once the step's records are on disk."""
+        for passing in released:
+            self._may_forget(self._ledger.nodes[passing.executor], passing.ended)
+        for link, acked in self._acked.items():
+            for batch in in_batches(acked):
+                self._act(Send(link, AckResults(batch)))
+        self._acked = {}
 
     def _record(self, job: Job) -> None:
         passing = self._ledger.record(job)

@@ -6,10 +6,14 @@ from collections.abc import Callable, Collection, Iterator
 
 from loadbalancer.core.evenness import Load, least_loaded, surplus
 from loadbalancer.core.ledger import Ledger
-from loadbalancer.core.nodes import Node
+from loadbalancer.core.nodes import NODE_QUEUE_DEPTH, Node
 from protocol.limits import BATCH_ITEMS
 from protocol.messages import Held, Job, JobItem, Recall, in_batches, job_size
 
+#: While every node holds at least a quarter of what it may, rounds gather for so long: a message and a commit
+#: for each job that ends would cost more than the jobs.
+ROUND_PAUSE = 0.01
+HUNGRY_BELOW = NODE_QUEUE_DEPTH // 4
 #: Between two recalls outside the period: work must not run to and fro faster than it is done.
 EVENING_PAUSE = 0.1
 #: Queues have drifted apart when they differ by more than this many jobs, and by more than this part of
@@ -35,11 +39,19 @@ class Dispatcher:
         #: When queues that are known to be uneven are evened out; None while there is no hurry.
         self.next_evening: float | None = None
         self._last_evening = -EVENING_PAUSE
+        #: When rounds that were put off are due.
+        self.next_round: float | None = None
+        self._last_rounds = -ROUND_PAUSE
 
     # --- rounds ----------------------------------------------------------------------------------
 
-    def run_rounds(self) -> None:
-        """Round after round while there is a job and room for it."""
+    def run_rounds(self, now: float) -> None:
+        """Round after round while there is a job and room for it; soon, where no node is near to idle."""
+        self.next_round = None
+        if now < self._last_rounds + ROUND_PAUSE and not any(map(_is_hungry, self._nodes)):
+            self.next_round = self._last_rounds + ROUND_PAUSE
+            return
+        self._last_rounds = now
         takers = self._takers()
         while self._ledger.waiting and self._round(takers):
             pass
@@ -112,3 +124,7 @@ class Dispatcher:
     @property
     def _is_recalling(self) -> bool:
         return any(node.recalled for node in self._nodes)
+
+
+def _is_hungry(node: Node) -> bool:
+    return len(node.jobs) < HUNGRY_BELOW

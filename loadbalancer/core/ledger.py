@@ -35,6 +35,8 @@ RETRY_FIRST = 1.0
 RETRY_LONGEST = 300.0
 #: Lost attempts of a job whose result would still count: the latest so many.
 LOST_REMEMBERED = 8
+#: Seconds until it is recorded that jobs may be forgotten, if nothing else is to be recorded before.
+FORGET_AFTER = 0.02
 #: Results in memory on their way to all origins; above it they are recorded first.
 PASSING_BYTES = 64 * MIB
 
@@ -78,7 +80,9 @@ class Ledger:
         self._touched: dict[str, Job] = {}
         self._bodies: dict[str, bytes] = {}
         self._forgotten: list[Record] = []
-        self._flush = False
+        self._releasing: list[Passing] = []
+        self.released: list[Passing] = []
+        self.forget_at: float | None = None
         for row in rows:
             self._restore(job_of(row))
 
@@ -109,23 +113,22 @@ class Ledger:
     def collect(self) -> list[Record]:
         """The records of all that changed since the last time; `fresh` and `owing` end with it.
 
-        That a recorded job may be forgotten is never urgent: it waits for other records, or for `flush`. A
-        balancer that dies before it is on disk delivers the result again, and the origin acknowledges again.
+        That a job may be forgotten is never urgent: it waits for other records, at most until `forget_at`. If
+        the balancer dies before, the result is delivered again, from here or by its executor, and the origin
+        acknowledges again. `released` are the results that no executor need keep after these records.
         """
         records: list[Record] = []
         for ticket, job in self._touched.items():
             job.version += 1
             ended = self.fresh.get(ticket)
             records.append(row_of(job, self._bodies.get(ticket), ended.body if ended else None))
-        if records or self._flush:
+        self.released = []
+        if records or (self.forget_at is not None and self.now >= self.forget_at):
             records += self._forgotten
-            self._forgotten, self._flush = [], False
+            self.released, self._releasing = self._releasing, []
+            self._forgotten, self.forget_at = [], None
         self._touched, self._bodies, self.fresh, self.owing = {}, {}, {}, {}
         return records
-
-    def flush(self) -> None:
-        """The next `collect` holds nothing back."""
-        self._flush = self._flush or bool(self._forgotten)
 
     # --- the changes -----------------------------------------------------------------------------
 
@@ -352,30 +355,28 @@ class Ledger:
         self._passing_bytes -= len(passing.ended.body)
         return passing
 
-    def forget(self, origin: Node, ticket: str) -> Passing | None:
-        """The origin has the result. Nothing happens where it was not owed.
-
-        What only passed through comes back: its executor may forget it after the next commit.
-        """
-        passing = None
+    def forget(self, origin: Node, ticket: str) -> None:
+        """The origin has the result. Nothing happens where it was not owed."""
         if origin.owed.acknowledge(ticket):
             job = origin.undelivered.pop(ticket)
-            del self.jobs[ticket]
             if job.state is State.PASSING:
-                passing = self._passed(ticket)
-                self._flush = True
-            self._forgotten.append(Forget(job.seq, has_result=passing is None))
+                self._releasing.append(self._passed(ticket))
+            self._forget(job, has_result=job.state is State.DONE)
         if origin.owed:
             self.owing[origin.node_id] = origin
-        return passing
+
+    def _forget(self, job: Job, has_result: bool) -> None:
+        del self.jobs[job.ticket]
+        self._forgotten.append(Forget(job.seq, has_result))
+        if self.forget_at is None:
+            self.forget_at = self.now + FORGET_AFTER
 
     def withdraw(self, job: Job) -> None:
         """Its origin was asked, and has the result."""
         self._leave(job)
         job.move(State.DONE)
-        del self.jobs[job.ticket]
         self._touched.pop(job.ticket, None)
-        self._forgotten.append(Forget(job.seq, has_result=False))
+        self._forget(job, has_result=False)
 
     def _leave_node(self, job: Job) -> None:
         if job.node is not None:

@@ -91,9 +91,11 @@ def _step_not_here(world: World, core: Balancer, event: Any, now: float, node: S
 
 def _has(core: NodeCore, ticket: str, attempt: int) -> bool:
     executor = core.executor
-    queued, running = executor.queue.get(ticket), executor.running.get(ticket)
-    return (queued is not None and queued.attempt == attempt) or (
-        running is not None and running.attempt == attempt
+    queued, ahead, running = (each.get(ticket) for each in (executor.queue, executor.ahead, executor.running))
+    return (
+        (queued is not None and queued.attempt == attempt)
+        or (ahead is not None and ahead.key.attempt == attempt)
+        or (running is not None and running.attempt == attempt)
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from checks import check_ledger, check_nothing_runs_in_vain, step_balancer, step
 from clusternode.core import events as node_events
 from clusternode.core.node import Identity, NodeCore
 from clusternode.core.origin import Stored, reply_of_done, view_of_done
+from helpers import SimPool
 from loadbalancer.core import events as balancer_events
 from loadbalancer.core.balancer import Balancer
 from loadbalancer.core.settings import Settings
@@ -25,8 +27,6 @@ from protocol.job import Command, Ended, JobSpec, Sleep
 from protocol.messages import Hello, Job, Message, RequestOfRes, Result
 from protocol.replies import CancelOf, ResultOf, TicketIssued, UnknownTicket
 
-#: A command that takes its node along.
-POISON = "poison"
 DAY = 24 * 3600.0
 #: A command that takes three days.
 LONG = f"{3 * DAY:.0f}"
@@ -50,6 +50,7 @@ class SimNode:
         self.slots = slots
         self.disk = NodeDisk()
         self.process: Process | None = None
+        self.pool: SimPool | None = None
         self.wire: Wire | None = None
         self.link = 0
         #: Since when it has been connected, and since when nothing has been in its way.
@@ -85,13 +86,16 @@ class SimNode:
         process.perform = lambda action: self._perform(process, action)
         process.died = self.crash_and_return
         self.process = process
+        self.pool = SimPool(self, process)
         self._connect_later(process, 0.0)
 
     def crash(self) -> None:
         if self.process is not None:
             self.process.alive = False
             self.process = None
-            self.commands.clear()
+        if self.pool is not None:
+            self.pool.leave()
+            self.pool = None
         wire, link = self.wire, self.link
         if wire is not None and self.world.random.random() < 0.5:
             # The kernel still delivers what was sent; a new incarnation may be heard before that.
@@ -191,6 +195,10 @@ class SimNode:
             self.process.submit(node_events.ClientGone(self.client))
         self.client = next(self.world.counter)
 
+    def kill_helper(self) -> None:
+        if self.pool is not None:
+            self.pool.kill_one()
+
     def slow_down(self, delay: tuple[float, float]) -> None:
         """The way to the balancer takes so long from here on."""
         self.delay = delay
@@ -220,30 +228,15 @@ class SimNode:
                     self._send(Result(results))
                 if tickets:
                     self._send(RequestOfRes(list(tickets)))
-            case node_events.Spawn(ticket, attempt, line, _):
-                self.world.started(ticket, attempt, self)
-                if line == POISON:
-                    self.crash_and_return()
-                    return
-                self.commands.add((ticket, attempt))
-                seconds, _, code = line.partition(" ")
-                self.world.after(
-                    float(seconds), lambda: self._ended(process, ticket, attempt, int(code or 0))
-                )
-            case node_events.Kill(ticket, attempt):
-                self.world.after(0.01, lambda: self._ended(process, ticket, attempt, 143))
+            case node_events.Spawn() | node_events.TakeBack() | node_events.Kill():
+                assert self.pool is not None
+                self.pool.perform(action)
             case node_events.Disconnect():
                 self.cut()
 
     def _answer(self, client: int, reply: Any) -> None:
         if client == self.client:
             self.world.shown(self, reply)
-
-    def _ended(self, process: Process, ticket: str, attempt: int, code: int) -> None:
-        if process is self.process and (ticket, attempt) in self.commands:
-            self.commands.discard((ticket, attempt))
-            now = self.world.now
-            process.submit(node_events.CommandEnded(ticket, attempt, now, now, code))
 
     def _send(self, message: Message) -> None:
         if self.wire is not None:
@@ -287,6 +280,8 @@ class World:
         self.endless: set[str] = set()
         #: (ticket, attempt, node) of what runs and should not, and since when.
         self.in_vain: dict[tuple[str, int, str], float] = {}
+        #: How often things happened that a run is to have had.
+        self.seen: Counter[str] = Counter()
         self.attempts_started: list[tuple[str, int, str]] = []
         self._starts: dict[str, set[int]] = {}
         self.at_most_once: set[str] = set()

@@ -35,7 +35,7 @@ def run(seed: int) -> Run:
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         return Run(seed, f"{type(error).__name__}: {error} ({where.name}:{where.lineno})", 0, 0.0, Counter())
-    seen = Counter(map(str, world.outcomes.values()))
+    seen = Counter(map(str, world.outcomes.values())) + world.seen
     seen["tickets"] = len(world.issued)
     seen["late results"] = world.core.ledger.counters["late results"]
     gc.collect()

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from cluster import DAY, LONG, POISON, SimNode, World
+from cluster import DAY, LONG, SimNode, World
+from helpers import POISON, VENOM
 from loadbalancer.core.jobs import State
 from loadbalancer.core.settings import Settings
 from machinery import WIRE_DELAYS
@@ -23,7 +24,7 @@ def some_job(chance: random.Random) -> JobSpec:
     if what < 0.5:
         return Sleep(chance.choice((0, 0, 5, 200, 1500)))
     if what < 0.52:
-        return Command(POISON)
+        return Command(chance.choice((POISON, VENOM)))
     seconds = chance.choice(("0.001", "0.05", "0.7", "4"))
     code = chance.choice(("0", "0", "0", "1"))
     how = chance.random()
@@ -32,18 +33,34 @@ def some_job(chance: random.Random) -> JobSpec:
     return Command(f"{seconds} {code}", at_most_once=how < 0.4)
 
 
+def some_short_commands(chance: random.Random) -> list[JobSpec]:
+    """So many that helpers get some ahead; perhaps with others between them."""
+    others = chance.choice((0.0, 0.0, 0.1))
+    return [
+        some_job(chance)
+        if chance.random() < others
+        else Command(chance.choice(("0.0005", "0.001", "0.001 1")), at_most_once=chance.random() < 0.2)
+        for _ in range(chance.randint(10, 60))
+    ]
+
+
 def disturb(world: World, chance: random.Random) -> None:
     """One thing of what clients and fate do."""
     node = chance.choice(world.nodes)
     what = chance.random()
-    if what < 0.7:
+    if what < 0.69:
         world.submit(node, some_job(chance))
+    elif what < 0.7:
+        for job in some_short_commands(chance):
+            world.submit(node, job)
     elif what < 0.8 and world.issued:
         world.wait(chance.choice(list(world.issued)))
     elif what < 0.85 and world.issued:
         world.cancel(chance.choice(list(world.issued)))
-    elif what < 0.89:
+    elif what < 0.88:
         node.cut()
+    elif what < 0.89:
+        node.kill_helper()
     elif what < 0.91:
         crash_node(world, node, chance)
     elif what < 0.94:
@@ -137,7 +154,7 @@ def is_node_at_rest(node: SimNode) -> bool:
     if node.process is None or node.disk.kept or node.process.core.origin.open or node.commands:
         return False
     executor = node.process.core.executor
-    return not (executor.queue or executor.running or executor.outbox)
+    return not (executor.queue or executor.ahead or executor.running or executor.outbox)
 
 
 def check_evenness(world: World, chance: random.Random) -> None:

@@ -1,10 +1,223 @@
-"""The helper cannot import our packages; what it holds twice must stay the same."""
+"""The helper's parts: its bounds, its working directory, and commands with a shell and without one."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from clusternode.executor import helper
+from clusternode.executor.helper import Place, Surroundings, plain_words
 from protocol import limits
+
+Run = Callable[[str], tuple[int, bytes, bytes]]
 
 
 def test_the_helpers_bounds_are_those_of_the_protocol() -> None:
+    """The helper cannot import our packages; what it holds twice must stay the same."""
     assert (helper.OUTPUT_LIMIT, helper.KILL_GRACE) == (limits.OUTPUT_LIMIT, limits.KILL_GRACE)
+
+
+# --- commands without a shell --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("true", "false", "ls", "ls -la /", " \t ls\t -a ", "/bin/ls", "./x", "date +%Y"),
+        *("git log --pretty=%h", "no-such-command", "dd if=/dev/null of=/dev/null", "env", "-x", "a@b:c,d"),
+    ],
+)
+def test_plain_words_need_no_shell(line: str) -> None:
+    assert plain_words(line) == line.split()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("", " ", "\t", "A=1", "A=1 ls", "echo", "echo x", "true x", "true --version", "false -h"),
+        *("test -f x", "kill 1", "pwd", "printf x", "time ls", "cd /", "exit 3", "exec ls", ". x", ": x"),
+        *("type ls", "wait", "ls ~", "ls ~root", "ls *", "ls ?", "ls [a]", "ls {a,b}", "ls #x", "! ls"),
+        *("ls $X", "ls `x`", "ls 'a'", 'ls "a"', "ls \\a", "ls | x", "ls & x", "ls ; x", "ls > x"),
+        *("ls 2>x", "ls < x", "(ls)", "ls ^ x", "ls\nls", "ls\rx", "ls \u00e9", "ls \u2003x", "\u00a0ls"),
+        *("{ ls", "if", "while true", "[ a ]", "[[ a", "setsid sleep 1"),
+    ],
+)
+def test_all_else_goes_to_the_shell(line: str) -> None:
+    assert plain_words(line) is None
+
+
+def test_what_shells_do_themselves_is_known() -> None:
+    """Of all names of programs on this machine."""
+    found = {
+        name
+        for directory in os.environ["PATH"].split(":")
+        if os.path.isdir(directory)
+        for name in os.listdir(directory)
+        if plain_words(name) and name not in helper.PROGRAMS
+    }
+    script = "".join(f"command -v {name}\n" for name in sorted(found))
+    for shell in ("/bin/sh", "/bin/bash"):
+        if os.path.exists(shell):
+            said = subprocess.run([shell, "-s"], input=script, capture_output=True, text=True, check=False)
+            assert [line for line in said.stdout.splitlines() if not line.startswith("/")] == []
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.text(st.sampled_from(sorted(helper.PLAIN)), max_size=30))
+def test_words_are_those_that_the_shell_makes(line: str) -> None:
+    words = plain_words(f"ls {line}")
+    assert words is not None
+    said = subprocess.run(
+        ["/bin/sh", "-c", "--", f"printf '%s\\0' ls {line}"], capture_output=True, check=True
+    ).stdout
+    assert said == "".join(f"{word}\0" for word in words).encode()
+
+
+@pytest.fixture
+def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Surroundings:
+    """In `bin`, first in PATH, there are programs of all kinds."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, mode, text in (
+        ("script", 0o755, "#!/bin/sh\necho script $# $0\n"),
+        ("no-interpreter", 0o755, "#!/no/such/interpreter\n"),
+        ("no-magic", 0o755, "echo no magic $#\n"),
+        ("not-executable", 0o644, "#!/bin/sh\necho never\n"),
+        ("not-text", 0o755, "\1\2\3"),
+        ("empty", 0o755, ""),
+        ("true", 0o755, "#!/bin/sh\nexit 9\n"),
+        ("echo", 0o755, "#!/bin/sh\nexit 9\n"),
+        ("three", 0o755, "#!/bin/sh\nexit 3\n"),
+        ("itself", 0o755, "#!/bin/sh\nkill -KILL $$\n"),
+    ):
+        (programs / name).write_text(text)
+        (programs / name).chmod(mode)
+    (programs / "directory").mkdir()
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("OLDPWD", "/nowhere")
+    monkeypatch.chdir(tmp_path)
+    made = Surroundings(dict(os.environ), str(tmp_path))
+    made.place.enter()
+    return made
+
+
+def run_by(spawn: Callable[[int, int], int]) -> tuple[int, bytes, bytes]:
+    """(wait status, standard output, standard error)."""
+    outputs = [os.pipe(), os.pipe()]
+    pid = spawn(outputs[0][1], outputs[1][1])
+    for _, write_end in outputs:
+        os.close(write_end)
+    said = []
+    for read_end, _ in outputs:
+        with open(read_end, "rb") as stream:
+            said.append(stream.read())
+    return os.waitpid(pid, 0)[1], said[0], said[1]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("true", "false", "env", "ls", "ls -A", "ls /no/such/file", "no-such-command"),
+        *("./no-such-command x", "script", "script a b", "no-interpreter", "no-magic x", "not-executable"),
+        *("not-text", "empty", "directory", "three", "/bin/ls -d /", "/etc/passwd", "/", "bin", "-x", "--"),
+        *("printenv PWD", "printenv EVENLY_TICKET", "cat", "sort /no/such/file", "/bin/true/x", "x/y/z"),
+        *("sh -c exit", "readlink .", "ls " + "-" * 300, "script " + "a " * 2000),
+        *("readlink /proc/self/fd/0", "grep -E Sig(Blk|Ign)", "grep ^Sig[BI] /proc/self/status"),
+        "ls /proc/self/fd",
+    ],
+)
+def test_a_command_without_a_shell_does_what_it_does_with_one(line: str, surroundings: Surroundings) -> None:
+    key = ("T", 1)
+    by_shell = run_by(lambda out, err: surroundings._spawn_shell(key, line, out, err))
+    by_itself = run_by(lambda out, err: surroundings.spawn(key, line, out, err))
+    assert (by_itself[0], *map(lines, by_itself[1:])) == (by_shell[0], *map(lines, by_shell[1:]))
+
+
+def test_a_command_without_a_shell_is_ended_by_its_signal_as_after_exec(surroundings: Surroundings) -> None:
+    status, said, _ = run_by(lambda out, err: surroundings.spawn(("T", 1), "itself", out, err))
+    assert (os.waitstatus_to_exitcode(status), said) == (-9, b"")
+
+
+def lines(output: bytes) -> list[bytes]:
+    """Variables come in no order."""
+    return sorted(output.splitlines())
+
+
+def test_words_do_without_a_shell(surroundings: Surroundings) -> None:
+    """Else the comparison above compares nothing."""
+    assert surroundings._from_shell is not None
+    status, said, _ = run_by(
+        lambda out, err: surroundings._spawn_program(("T", 1), ["printenv", "PWD"], out, err)
+    )
+    assert (status, said) == (0, f"{surroundings.place.path}\n".encode())
+    with pytest.raises(FileNotFoundError):
+        surroundings._spawn_program(("T", 1), ["no-such-command"], 1, 2)
+
+
+@pytest.mark.parametrize("path", [None, "/bin:/usr/bin:%builtin"])
+def test_a_path_that_shells_read_in_ways_of_their_own_is_left_to_them(
+    path: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    variables = {name: value for name, value in os.environ.items() if name != "PATH"}
+    if path is None:
+        monkeypatch.delenv("PATH")
+    else:
+        monkeypatch.setenv("PATH", path)
+        variables["PATH"] = path
+    assert Surroundings(variables, str(tmp_path))._from_shell is None
+
+
+# --- the working directory -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.chdir(tmp_path)
+    return Place(str(tmp_path))
+
+
+def test_a_directory_that_was_left_as_it_was_is_used_again(place: Place) -> None:
+    place.enter()
+    path = place.path
+    assert os.getcwd() == path
+    os.listdir(path)
+    place.leave()
+    place.enter()
+    assert place.path == os.getcwd() == path
+
+
+def touch_and_remove(path: Path) -> None:
+    (path / "file").touch()
+    (path / "file").unlink()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: (path / "file").touch(),
+        lambda path: (path / "directory").mkdir(),
+        touch_and_remove,
+        lambda path: path.chmod(0o755),
+        lambda path: path.rmdir(),
+        lambda path: path.rename(path.with_name("elsewhere")),
+        lambda path: os.utime(path),
+    ],
+)
+def test_a_directory_that_was_changed_is_removed_and_the_next_job_has_a_new_one(
+    place: Place, change: Callable[[Path], None]
+) -> None:
+    place.enter()
+    path = place.path
+    change(Path(path))
+    place.leave()
+    assert not os.path.exists(path)
+    place.enter()
+    assert place.path == os.getcwd() != path
+    assert os.listdir(".") == []

@@ -16,6 +16,7 @@ from clusternode.core.events import (
     Drain,
     Drained,
     FromBalancer,
+    FromHelpers,
     Kept,
     Kill,
     Line,
@@ -30,9 +31,12 @@ from clusternode.core.events import (
     Spawn,
     Stop,
     Submitted,
+    TakeBack,
+    TakenBack,
     Tick,
 )
 from clusternode.core.executor import GATHER, KEEP_AFTER, STARTED_AFTER
+from clusternode.core.lanes import AHEAD_MOST, PATIENCE
 from clusternode.core.node import Identity, NodeCore
 from clusternode.core.origin import Stored
 from protocol.dialogue import CancelJob, GetResult, Nodes, Stats, Status, Submit, Wait
@@ -47,6 +51,7 @@ from protocol.messages import (
     Drop,
     Held,
     Hello,
+    Info,
     Job,
     JobItem,
     NotHere,
@@ -96,6 +101,10 @@ class Bench:
 
     def hear(self, message: Any, after: float = 0.0) -> Outcome:
         return self.step(FromBalancer(message), after)
+
+    def say(self, *news: CommandEnded | TakenBack, after: float = 0.0) -> Outcome:
+        """A helper does."""
+        return self.step(FromHelpers(news), after)
 
     def ask(self, asked: Any, new: str = "", client: int = 1, as_json: bool = False) -> Outcome:
         self._line += 1
@@ -317,7 +326,7 @@ def test_no_more_run_than_there_are_slots_and_the_next_starts_when_one_ends() ->
     bench.connect()
     bench.give(Command("a"), Command("b"), Command("c"))
     assert [spawn.line for spawn in bench.did(Spawn)] == ["a", "b"]
-    bench.step(CommandEnded(ticket(0), 1, 1.0, 2.0, 0))
+    bench.say(CommandEnded(ticket(0), 1, 1.0, 2.0, 0))
     assert [spawn.line for spawn in bench.did(Spawn)] == ["c"]
 
 
@@ -335,7 +344,7 @@ def test_how_a_command_ended_is_its_outcome(event: dict[str, Any], outcome: str)
     bench = Bench()
     bench.connect()
     bench.give(Command("a"))
-    bench.step(CommandEnded(ticket(0), 1, 1.0, 2.0, **event))
+    bench.say(CommandEnded(ticket(0), 1, 1.0, 2.0, **event))
     assert bench.sent(Result)[0].results[0].outcome == outcome
 
 
@@ -356,10 +365,10 @@ def test_results_gather_while_more_jobs_wait_and_the_last_does_not_wait() -> Non
     bench = Bench()
     bench.connect()
     bench.give(Command("a"), Command("b"), Command("c"))
-    bench.step(CommandEnded(ticket(0), 1, 1.0, 2.0, 0))
+    bench.say(CommandEnded(ticket(0), 1, 1.0, 2.0, 0))
     assert not bench.sent(Result)
     assert bench.core.next_deadline() == pytest.approx(bench.now + GATHER)
-    bench.step(CommandEnded(ticket(1), 1, 1.0, 2.0, 0))
+    bench.say(CommandEnded(ticket(1), 1, 1.0, 2.0, 0))
     assert len(bench.sent(Result)[0].results) == 2, "the queue is empty now"
 
 
@@ -408,7 +417,7 @@ def test_a_repeated_or_older_attempt_is_not_run_and_a_newer_one_replaces_it() ->
     bench.give(Command("a"), attempt=3)
     assert bench.did(Kill) == [Kill(ticket(0), 2)]
     assert [spawn.attempt for spawn in bench.did(Spawn)] == [3]
-    bench.step(CommandEnded(ticket(0), 2, 1.0, 2.0, 143))
+    bench.say(CommandEnded(ticket(0), 2, 1.0, 2.0, 143))
     assert not bench.sent(Result), "the end of the replaced attempt is nobody's news"
 
 
@@ -430,7 +439,7 @@ def test_a_cancel_ends_what_waits_at_once_and_kills_what_runs() -> None:
     assert bench.sent(Result)[0].results[0][:3] == (ticket(1), 1, "cancelled")
     bench.hear(Cancel([Held(ticket(0), 1)]))
     assert bench.did(Kill) == [Kill(ticket(0), 1)]
-    bench.step(CommandEnded(ticket(0), 1, 1.0, 2.0, 0))
+    bench.say(CommandEnded(ticket(0), 1, 1.0, 2.0, 0))
     assert bench.sent(Result)[0].results[0].outcome == "cancelled"
 
 
@@ -448,7 +457,7 @@ def test_what_is_dropped_is_killed_and_never_reported() -> None:
     bench.give(Command("a"))
     bench.hear(Drop([Held(ticket(0), 1)]))
     assert bench.did(Kill) == [Kill(ticket(0), 1)]
-    bench.step(CommandEnded(ticket(0), 1, 1.0, 2.0, 143))
+    bench.say(CommandEnded(ticket(0), 1, 1.0, 2.0, 143))
     assert not bench.sent(Result)
     bench.hear(RequestOfRes([ticket(0)]))
     assert bench.sent(NotHere) == [NotHere([ticket(0)])]
@@ -470,6 +479,259 @@ def test_a_job_that_nobody_understands_ends_as_failed_with_the_reason() -> None:
     (result,) = bench.sent(Result)
     assert result.results[0].outcome == "failed"
     assert "MessagePack" in unpack_report(result.results[0].body).reason
+
+
+# --- commands ahead ------------------------------------------------------------------------------
+
+
+def end(number: int, took: float = 0.001, attempt: int = 1, code: int | None = 0) -> CommandEnded:
+    return CommandEnded(ticket(number), attempt, 1.0, 1.0 + took, code)
+
+
+def after_short_ones(slots: int = 1) -> Bench:
+    """A node whose commands have been short lately."""
+    bench = Bench(slots)
+    bench.connect()
+    for number in range(100, 120):
+        bench.hear(Job([JobItem(ticket(number), 1, bench.now, Command("short").pack())]))
+        bench.say(end(number))
+        bench.hear(AckResults([Held(ticket(number), 1)]))
+    return bench
+
+
+def ahead(bench: Bench) -> list[str]:
+    return [job.item.ticket for job in bench.core.executor.ahead.values()]
+
+
+def test_nothing_is_handed_ahead_before_commands_have_been_short() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.give(*[Command("a")] * 5)
+    assert len(bench.did(Spawn)) == 1
+    bench.say(end(0, took=0.001))
+    assert len(bench.did(Spawn)) == 1
+
+
+def test_short_commands_are_handed_ahead_in_order_and_start_by_themselves() -> None:
+    bench = after_short_ones()
+    bench.give(*[Command("a", 5.0)] * 3)
+    first, second, third = bench.did(Spawn)
+    assert first == Spawn(ticket(0), 1, "a", 5.0)
+    assert second == Spawn(ticket(1), 1, "a", 5.0, Held(ticket(0), 1))
+    assert third == Spawn(ticket(2), 1, "a", 5.0, Held(ticket(0), 1))
+    bench.say(end(0), end(1))
+    assert not bench.did(Spawn)
+    assert list(bench.core.executor.running) == [ticket(2)]
+    assert not ahead(bench)
+
+
+def test_no_more_than_a_bound_is_ahead_and_each_slot_gets_an_even_share() -> None:
+    bench = after_short_ones(slots=3)
+    bench.give(*[Command("a")] * 9)
+    behind = [spawn.behind for spawn in bench.did(Spawn) if spawn.behind is not None]
+    assert sorted(behind) == sorted([Held(ticket(number), 1) for number in range(3)] * 2)
+    bench = after_short_ones(slots=2)
+    bench.give(*[Command("a")] * 200)
+    assert len(ahead(bench)) <= 2 * AHEAD_MOST
+    assert len(bench.core.executor.queue) > 100
+
+
+def test_a_sleep_is_not_handed_ahead_and_nothing_passes_it() -> None:
+    bench = after_short_ones()
+    bench.give(Command("a"), Command("b"), Sleep(50), Command("c"))
+    assert [spawn.line for spawn in bench.did(Spawn)] == ["a", "b"]
+    bench.say(end(0), end(1))
+    assert list(bench.core.executor.running) == [ticket(2)]
+
+
+def test_what_is_ahead_is_held_and_queued_and_not_running() -> None:
+    bench = after_short_ones()
+    bench.give(*[Command("a")] * 3)
+    bench.step(Tick(), after=1.0)
+    (info,) = bench.sent(Info)
+    assert (info.queue, info.running, info.free_slots) == (2, 1, 0)
+    bench.hear(RequestOfRes([ticket(1)]))
+    assert bench.sent(NotHere) == [NotHere([])]
+    bench.step(LinkDown())
+    bench.step(LinkUp())
+    (hello,) = bench.sent(Hello)
+    assert hello.running == (Held(ticket(0), 1),)
+    assert sorted(hello.held) == [Held(ticket(1), 1), Held(ticket(2), 1)]
+
+
+def test_results_gather_while_commands_are_ahead() -> None:
+    bench = after_short_ones()
+    bench.give(*[Command("a")] * 2)
+    bench.say(end(0))
+    assert bench.sent(Result), "the last one runs: nothing more waits"
+    bench.give(*[Command("a")] * 1, attempt=2)
+    bench.hear(Job([JobItem(ticket(number), 1, bench.now, Command("a").pack()) for number in (5, 6)]))
+    bench.say(end(1))
+    assert not bench.sent(Result)
+
+
+def test_what_is_behind_a_command_that_takes_long_is_taken_back_in_order() -> None:
+    bench = after_short_ones()
+    bench.give(*[Command("a")] * 4)
+    assert bench.core.next_deadline() == pytest.approx(bench.now + PATIENCE)
+    bench.step(Tick(), after=PATIENCE)
+    asked = bench.did(TakeBack)
+    assert [each.ticket for each in asked] == [ticket(3), ticket(2), ticket(1)]
+    bench.say(*(TakenBack(each.ticket, 1) for each in asked))
+    assert list(bench.core.executor.queue) == [ticket(1), ticket(2), ticket(3)]
+    assert not bench.did(Spawn), "the one that takes long still runs"
+    bench.hear(Recall([Held(ticket(3), 1)]))
+    assert bench.sent(Returned) == [Returned([Held(ticket(3), 1)])]
+    bench.say(end(0, took=0.1))
+    assert bench.did(Spawn)[0] == Spawn(ticket(1), 1, "a", None)
+
+
+def test_what_was_to_be_taken_back_and_has_started_meanwhile_runs() -> None:
+    bench = after_short_ones()
+    bench.give(*[Command("a")] * 2)
+    bench.step(Tick(), after=PATIENCE)
+    assert bench.did(TakeBack) == [TakeBack(ticket(1), 1)]
+    bench.say(end(0))
+    assert list(bench.core.executor.running) == [ticket(1)]
+    bench.say(end(1))
+    assert [result.ticket for result in bench.sent(Result)[0].results] == [ticket(1)]
+
+
+def test_a_slot_that_is_free_runs_what_was_taken_back() -> None:
+    bench = after_short_ones(slots=2)
+    bench.give(*[Command("a")] * 4)
+    bench.say(end(0), end(2))
+    bench.step(Tick(), after=PATIENCE)
+    assert bench.did(TakeBack) == [TakeBack(ticket(3), 1)]
+    bench.say(TakenBack(ticket(3), 1))
+    assert bench.did(Spawn) == [Spawn(ticket(3), 1, "a", None)]
+
+
+def test_a_recall_gives_back_what_is_ahead_if_it_has_not_started() -> None:
+    bench = after_short_ones()
+    bench.give(*[Command("a")] * 3)
+    bench.hear(Recall([Held(ticket(1), 1), Held(ticket(2), 1)]))
+    assert bench.sent(Returned) == [Returned([])]
+    assert len(bench.did(TakeBack)) == 2
+    bench.say(TakenBack(ticket(2), 1), end(0))
+    assert bench.sent(Returned) == [Returned([Held(ticket(2), 1)])]
+    assert list(bench.core.executor.running) == [ticket(1)]
+
+
+def test_a_cancel_of_what_is_ahead_ends_it_before_it_starts_or_kills_it() -> None:
+    bench = after_short_ones()
+    bench.give(*[Command("a")] * 3)
+    bench.hear(Cancel([Held(ticket(1), 1), Held(ticket(2), 1)]))
+    assert not bench.sent(Result)
+    bench.say(TakenBack(ticket(2), 1))
+    bench.say(end(0))
+    assert bench.did(Kill) == [Kill(ticket(1), 1)]
+    assert [each[:3] for each in bench.sent(Result)[0].results] == [
+        (ticket(2), 1, "cancelled"),
+        (ticket(0), 1, "succeeded"),
+    ]
+    bench.say(end(1, code=143))
+    assert bench.sent(Result)[0].results[0][:3] == (ticket(1), 1, "cancelled")
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_what_is_dropped_while_ahead_is_never_reported(starts: bool) -> None:
+    bench = after_short_ones()
+    bench.give(*[Command("a")] * 3)
+    bench.hear(Drop([Held(ticket(1), 1)]))
+    bench.hear(RequestOfRes([ticket(1)]))
+    assert bench.sent(NotHere) == [NotHere([ticket(1)])]
+    if starts:
+        bench.say(end(0))
+        assert bench.did(Kill) == [Kill(ticket(1), 1)]
+        assert bench.did(TakeBack) == [TakeBack(ticket(2), 1)]
+        assert not bench.core.executor.running
+        bench.say(end(1, code=143))
+    else:
+        bench.say(TakenBack(ticket(1), 1))
+        bench.say(end(0))
+    assert list(bench.core.executor.running) == [ticket(2)]
+    assert ticket(1) not in bench.core.executor.outbox
+
+
+def test_a_newer_attempt_of_what_is_ahead_replaces_it() -> None:
+    bench = after_short_ones()
+    bench.give(*[Command("a")] * 2)
+    bench.hear(Job([JobItem(ticket(1), 2, bench.now, Command("b").pack())]))
+    assert bench.did(TakeBack) == [TakeBack(ticket(1), 1)]
+    bench.say(TakenBack(ticket(1), 1))
+    bench.say(end(0), end(1, attempt=2))
+    (result,) = bench.sent(Result)
+    assert [each[:2] for each in result.results] == [(ticket(0), 1), (ticket(1), 2)]
+
+
+def test_a_kill_takes_back_first_what_is_behind() -> None:
+    bench = after_short_ones()
+    bench.give(*[Command("a")] * 2)
+    bench.hear(Drop([Held(ticket(0), 1)]))
+    assert bench.out.prompt[:2] == [TakeBack(ticket(1), 1), Kill(ticket(0), 1)]
+    bench.hear(Job([JobItem(ticket(7), 1, bench.now, Command("b").pack())]))
+    assert not bench.did(Spawn), "the helper is not free, and something is behind it"
+    bench.say(TakenBack(ticket(1), 1))
+    assert bench.did(Spawn)[0] == Spawn(ticket(1), 1, "a", None)
+
+
+def test_a_helper_that_dies_loses_what_runs_and_gives_back_the_rest() -> None:
+    bench = after_short_ones()
+    bench.give(*[Command("a")] * 3)
+    bench.say(TakenBack(ticket(2), 1), TakenBack(ticket(1), 1), end(0, code=None))
+    assert bench.core.executor.running.keys() == {ticket(1)}
+    assert [spawn.ticket for spawn in bench.did(Spawn)] == [ticket(1), ticket(2)]
+    bench.say(end(1), end(2))
+    (result,) = bench.sent(Result)
+    assert [each.outcome for each in result.results] == ["lost", "succeeded", "succeeded"]
+
+
+def test_a_node_that_drains_returns_what_is_ahead_when_its_helper_gives_it_back() -> None:
+    bench = after_short_ones()
+    bench.give(*[Command("a")] * 3)
+    bench.step(Drain())
+    assert len(bench.did(TakeBack)) == 2
+    bench.say(TakenBack(ticket(2), 1))
+    assert bench.sent(Returned) == [Returned([Held(ticket(2), 1)])]
+    bench.say(end(0))
+    bench.hear(AckResults([Held(ticket(0), 1)]))
+    assert not bench.did(Drained), "the other one has started"
+    bench.say(end(1))
+    bench.hear(AckResults([Held(ticket(1), 1)]))
+    assert bench.did(Drained)
+
+
+def test_what_comes_back_to_a_draining_node_without_a_link_is_returned_when_there_is_one() -> None:
+    bench = after_short_ones()
+    bench.give(*[Command("a")] * 2)
+    bench.step(LinkDown())
+    bench.step(Drain())
+    bench.say(TakenBack(ticket(1), 1))
+    assert not bench.did(Spawn)
+    bench.connect(epoch=2)
+    assert bench.sent(Returned) == [Returned([Held(ticket(1), 1)])]
+
+
+def test_a_stop_kills_what_starts_by_itself() -> None:
+    bench = after_short_ones()
+    bench.give(*[Command("a")] * 2)
+    out = bench.step(Stop())
+    assert out.prompt == [TakeBack(ticket(1), 1), Kill(ticket(0), 1)]
+    bench.say(end(0))
+    assert bench.did(Kill) == [Kill(ticket(1), 1)]
+    bench.say(end(1))
+    assert not bench.sent(Result)
+
+
+def test_what_runs_ahead_is_reported_as_started_only_when_it_runs() -> None:
+    bench = after_short_ones()
+    bench.give(*[Command("a")] * 2)
+    bench.step(Tick(), after=STARTED_AFTER)
+    assert bench.sent(Started) == [Started([Held(ticket(0), 1)])]
+    bench.say(end(0))
+    bench.step(Tick(), after=STARTED_AFTER)
+    assert bench.sent(Started) == [Started([Held(ticket(1), 1)])]
 
 
 # --- the link ------------------------------------------------------------------------------------
@@ -544,7 +806,7 @@ def test_a_node_that_drains_says_so_gives_back_what_waits_and_lets_what_runs_end
     ]
     assert not bench.did(Kill)
     assert not bench.did(Drained), "one runs"
-    bench.step(CommandEnded(ticket(0), 1, 1.0, 2.0, 0))
+    bench.say(CommandEnded(ticket(0), 1, 1.0, 2.0, 0))
     assert bench.sent(Result)[0].results[0][:3] == (ticket(0), 1, "succeeded")
     assert not bench.did(Spawn)
     assert not bench.did(Drained), "its result is not acknowledged"
@@ -581,7 +843,7 @@ def test_what_runs_while_the_node_drains_can_be_ended(message: Any) -> None:
     bench.step(Drain())
     bench.hear(message)
     assert bench.did(Kill) == [Kill(ticket(0), 1)]
-    bench.step(CommandEnded(ticket(0), 1, 1.0, 2.0, 143))
+    bench.say(CommandEnded(ticket(0), 1, 1.0, 2.0, 143))
     bench.hear(AckResults([Held(ticket(0), 1)]))
     assert bench.did(Drained)
 
@@ -630,7 +892,7 @@ def test_a_stop_after_the_time_to_drain_ends_what_still_runs_and_says_goodbye_la
     out = bench.step(Stop())
     assert out.prompt == [Kill(ticket(0), 1)]
     assert out.actions == [Send(Bye())]
-    bench.step(CommandEnded(ticket(0), 1, 1.0, 2.0, 143))
+    bench.say(CommandEnded(ticket(0), 1, 1.0, 2.0, 143))
     assert not bench.sent(Result), "it runs again elsewhere"
 
 
@@ -669,7 +931,7 @@ def test_a_node_without_a_balancer_is_drained_when_nothing_runs_and_keeps_its_re
     bench.step(Drain())
     assert not bench.sent(DrainMessage)
     assert not bench.did(Drained)
-    out = bench.step(CommandEnded(ticket(0), 1, 1.0, 2.0, 0))
+    out = bench.say(CommandEnded(ticket(0), 1, 1.0, 2.0, 0))
     assert [type(record) for record in out.records] == [Kept]
     assert out.actions == [Drained()], "not prompt: the result is on disk before"
 
@@ -680,13 +942,13 @@ def test_a_balancer_that_is_back_in_time_gets_the_results_of_a_node_that_drains(
     bench.give(Command("a"), Command("b"))
     bench.step(LinkDown())
     bench.step(Drain())
-    bench.step(CommandEnded(ticket(0), 1, 1.0, 2.0, 0))
+    bench.say(CommandEnded(ticket(0), 1, 1.0, 2.0, 0))
     bench.connect(epoch=2)
     assert bench.sent(DrainMessage)
     assert bench.did(SendKept) == [SendKept([ticket(0)], ())]
     bench.hear(AckResults([Held(ticket(0), 1)]))
     assert not bench.did(Drained), "one runs"
-    bench.step(CommandEnded(ticket(1), 1, 1.0, 2.0, 0))
+    bench.say(CommandEnded(ticket(1), 1, 1.0, 2.0, 0))
     assert not bench.did(Drained)
     bench.hear(AckResults([Held(ticket(1), 1)]))
     assert bench.did(Drained)

@@ -10,6 +10,7 @@ import pytest
 
 from cluster import check_ledger
 from loadbalancer.core.balancer import Balancer
+from loadbalancer.core.dispatch import HUNGRY_BELOW, ROUND_PAUSE
 from loadbalancer.core.events import (
     Close,
     Deliver,
@@ -154,6 +155,23 @@ def test_a_submission_is_acknowledged_and_dispatched_after_one_record() -> None:
     assert isinstance(row, Row)
     assert (row.state, row.node, row.origin, row.body) == (State.ASSIGNED, "id1", "id1", BODY)
     assert not outcome.prompt
+
+
+def test_rounds_gather_while_no_node_is_near_to_idle() -> None:
+    bench = Bench()
+    bench.join(1)
+    bench.submit(1, *range(400))
+    bench.say(1, Result([ended(0)]))
+    assert not bench.given(1), "it has enough to do"
+    due = bench.core.next_deadline()
+    assert due == pytest.approx(bench.now + ROUND_PAUSE)
+    bench.tick_at(due)
+    assert len(bench.given(1)) == 1
+    most = 256 - HUNGRY_BELOW
+    bench.say(1, Result([ended(number) for number in range(1, 1 + most)]))
+    assert not bench.given(1)
+    bench.say(1, Result([ended(1 + most)]))
+    assert bench.given(1), "it is hungry, and that cannot wait"
 
 
 def test_a_repeated_submission_is_acknowledged_and_not_run_twice() -> None:
@@ -478,7 +496,7 @@ def test_a_restart_finds_every_job_where_it_was() -> None:
     bench = Bench()
     bench.join(1)
     bench.submit(1, *range(300))
-    bench.say(1, Result([ended(0)]))
+    bench.say(1, Result([ended(0)]), after=ROUND_PAUSE)
     again = bench.restarted()
     ledger = again.core.ledger
     assert len(ledger.jobs) == 300

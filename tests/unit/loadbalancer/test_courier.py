@@ -6,7 +6,7 @@ import pytest
 
 from loadbalancer.core.events import Deliver, LinkLost, MessageReceived, Send, Together
 from loadbalancer.core.jobs import Forget, Row, State
-from loadbalancer.core.ledger import PASSING_BYTES
+from loadbalancer.core.ledger import FORGET_AFTER, PASSING_BYTES
 from protocol.delivery import DELIVERY_WINDOW
 from protocol.job import Ended
 from protocol.limits import INFO_PERIOD
@@ -47,6 +47,10 @@ def test_its_executor_may_forget_it_once_it_is_home_and_forgotten_here() -> None
     bench.say(2, Result([ended(1)]))
     seq = bench.job().seq
     outcome = bench.say(1, AckResults([Held(ticket(1), 1)]))
+    assert not outcome.records, "nobody waits for it"
+    assert not bench.sent(AckResults)
+    assert bench.core.next_deadline() <= bench.now + FORGET_AFTER
+    outcome = bench.tick(FORGET_AFTER)
     assert outcome.records == [Forget(seq, has_result=False)]
     assert not outcome.prompt, "the ACK waits for the record"
     assert bench.sent(AckResults, 2) == [AckResults([Held(ticket(1), 1)])]
@@ -284,6 +288,7 @@ def test_what_came_together_is_answered_together() -> None:
     ]
     acks = [MessageReceived(1, AckResults([Held(ticket(number), 1)])) for number in range(4)]
     bench.step(Together(acks))
+    bench.tick(FORGET_AFTER)
     assert bench.sent(AckResults, 1) == [AckResults([Held(ticket(number), 1) for number in range(4)])]
 
 

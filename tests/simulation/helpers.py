@@ -1,0 +1,188 @@
+"""The helper processes of a simulated node: each runs its commands one after the other, by itself."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from clusternode.core.events import CommandEnded, FromHelpers, Kill, Spawn, TakeBack, TakenBack
+from machinery import Process
+from protocol.messages import Held
+
+if TYPE_CHECKING:
+    from cluster import SimNode
+
+#: A command that takes its node along, and one that takes its helper along.
+POISON = "poison"
+VENOM = "venom"
+#: From the node to a helper, or back: usually, and where one of them is busy elsewhere.
+SOCKET_DELAYS = ((0.0, 0.0005), (0.0, 0.0005), (0.0, 0.0005), (0.0, 0.03))
+#: What a helper says gathers for so long before the node hears it.
+GATHERS = (0.0, 0.0, 0.0025)
+
+
+class SimHelper:
+    """One helper and the socket to it, which keeps order each way."""
+
+    def __init__(self, node: SimNode, process: Process) -> None:
+        self._node = node
+        self._world = node.world
+        self._process = process
+        #: What the node has given it and has not heard the end of.
+        self.known: list[Held] = []
+        #: What it has itself: the command that runs, and those behind it.
+        self._running: Held | None = None
+        self._began = 0.0
+        self._ahead: deque[tuple[Held, str]] = deque()
+        self.dead = False
+        #: The node knows it, too.
+        self.gone = False
+        self._arrives = [0.0, 0.0]
+        self._said: list[CommandEnded | TakenBack] = []
+
+    # --- the node's side -------------------------------------------------------------------------
+
+    def give(self, key: Held, line: str) -> None:
+        self.known.append(key)
+        self._pass(0, lambda: self._on_run(key, line))
+
+    def take(self, key: Held) -> None:
+        self._pass(0, lambda: self._on_take(key))
+
+    def kill(self, key: Held) -> None:
+        self._pass(0, lambda: self._on_kill(key))
+
+    def leave(self) -> None:
+        """The node is dead: what it sent still arrives before the end."""
+        self._pass(0, self._end_all)
+
+    def _hear(self, news: CommandEnded | TakenBack) -> None:
+        if not self._said:
+            self._world.after(self._world.random.choice(GATHERS), self._tell)
+        self._said.append(news)
+
+    def _hear_death(self) -> None:
+        self.gone = True
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._process.paused:
+            self._world.after(0.01, self._tell)
+            return
+        said, self._said = self._said, []
+        for news in said:
+            self.known.remove(Held(news.ticket, news.attempt))
+        if self.gone:
+            said += [TakenBack(*key) for key in reversed(self.known[1:])]
+            now = self._world.now
+            said += [CommandEnded(*key, now, now, None) for key in self.known[:1]]
+            self.known.clear()
+        if said:
+            self._world.seen["taken back"] += sum(isinstance(news, TakenBack) for news in said)
+            self._process.submit(FromHelpers(said))
+
+    # --- its own side ----------------------------------------------------------------------------
+
+    def _on_run(self, key: Held, line: str) -> None:
+        if not self.dead:
+            self._ahead.append((key, line))
+            self._world.seen["handed ahead"] += self._running is not None
+            self._start_next()
+
+    def _on_take(self, key: Held) -> None:
+        for each in self._ahead:
+            if each[0] == key and not self.dead:
+                self._ahead.remove(each)
+                self._pass(1, lambda: self._hear(TakenBack(*key)))
+                return
+
+    def _on_kill(self, key: Held) -> None:
+        if self._running == key:
+            self._world.after(0.01, lambda: self._on_end(key, 143))
+
+    def _start_next(self) -> None:
+        if self._running is not None or not self._ahead:
+            return
+        key, line = self._ahead.popleft()
+        self._running, self._began = key, self._world.now
+        self._world.started(*key, self._node)
+        self._node.commands.add(key)
+        if line == POISON:
+            if self._process.alive:
+                self._node.crash_and_return()
+            self._end_all()
+        elif line == VENOM:
+            self.die()
+        else:
+            seconds, _, code = line.partition(" ")
+            self._world.after(float(seconds), lambda: self._on_end(key, int(code or 0)))
+
+    def _on_end(self, key: Held, code: int) -> None:
+        if self.dead or self._running != key:
+            return
+        if not self._process.alive:
+            self._end_all()  # nobody hears of it
+            return
+        self._running = None
+        self._node.commands.discard(key)
+        ended = CommandEnded(*key, self._began, self._world.now, code)
+        self._pass(1, lambda: self._hear(ended))
+        self._start_next()
+
+    def die(self) -> None:
+        """Its command ends with it; the node learns it after all that it has said."""
+        if not self.dead:
+            self._world.seen["dead helpers"] += 1
+            self._end_all()
+            self._pass(1, self._hear_death)
+
+    def _end_all(self) -> None:
+        self.dead = True
+        if self._running is not None:
+            self._node.commands.discard(self._running)
+        self._ahead.clear()
+
+    def _pass(self, way: int, arrive: Callable[[], None]) -> None:
+        chance = self._world.random
+        at = max(self._arrives[way], self._world.now + chance.uniform(*chance.choice(SOCKET_DELAYS)))
+        self._arrives[way] = at
+        self._world.at(at, arrive)
+
+
+class SimPool:
+    """The helpers of one process of a node; one more where all are busy with what is to end."""
+
+    def __init__(self, node: SimNode, process: Process) -> None:
+        self._node = node
+        self._process = process
+        self._helpers: list[SimHelper] = []
+
+    def perform(self, action: Spawn | TakeBack | Kill) -> None:
+        key = Held(action.ticket, action.attempt)
+        if isinstance(action, Spawn):
+            self._spawn(key, action)
+            return
+        for helper in self._helpers:
+            if key in helper.known:
+                helper.take(key) if isinstance(action, TakeBack) else helper.kill(key)
+
+    def _spawn(self, key: Held, action: Spawn) -> None:
+        if action.behind is not None:
+            (helper,) = (each for each in self._helpers if each.known[:1] == [action.behind])
+        else:
+            idle = [each for each in self._helpers if not each.known and not each.gone]
+            helper = idle[0] if idle else SimHelper(self._node, self._process)
+            if not idle:
+                self._helpers = [each for each in self._helpers if not each.gone]
+                self._helpers.append(helper)
+        helper.give(key, action.line)
+
+    def kill_one(self) -> None:
+        living = [each for each in self._helpers if not each.dead]
+        if living:
+            self._node.world.random.choice(living).die()
+
+    def leave(self) -> None:
+        for helper in self._helpers:
+            helper.leave()
