@@ -1,18 +1,15 @@
 """Frames: a 4-byte big-endian length, then that many bytes of MessagePack.
 
 The decoder is incremental and keeps at most one frame's worth of bytes beside what it reads into. The
-bytes of a large frame are read where they stay, as copying them and making room for them again and again
-costs more than reading them.
+bytes of a large frame are read where they stay: to copy them, again and again, costs more than to read them.
 """
 
 from protocol.errors import ProtocolError
-from protocol.limits import FRAME_LIMIT, KIB, MIB
+from protocol.limits import FRAME_LIMIT, KIB
 
 _PREFIX = 4
 #: What is read at once where no large frame is on its way: a thousand small ones.
 _READ_BYTES = 64 * KIB
-#: The memory of a large frame is used again for the next, but not more than this: a full batch and its rest.
-_SPARE_BYTES = 2 * MIB
 
 
 def encode_frame(body: bytes) -> bytes:
@@ -37,24 +34,23 @@ class FrameDecoder:
     After an error the stream has no meaning any more: every later call raises the same error.
     """
 
-    __slots__ = ("_error", "_have", "_large", "_small", "_spare", "limit")
+    __slots__ = ("_error", "_have", "_large", "_small", "limit")
 
     def __init__(self, limit: int = FRAME_LIMIT) -> None:
         self.limit = limit
         self._small = memoryview(bytearray(_READ_BYTES))
-        #: The body of a large frame that has begun, and the memory for it.
+        #: The body of a large frame that has begun.
         self._large: memoryview | None = None
-        self._spare = bytearray()
         #: Bytes that are in `_large`, or else at the start of `_small`.
         self._have = 0
         self._error: ProtocolError | None = None
 
     def space(self) -> memoryview:
-        """Where the next bytes of the stream go; never empty. What `filled` gave is over with this call."""
+        """Where the next bytes of the stream go; never empty."""
         return (self._small if self._large is None else self._large)[self._have :]
 
     def filled(self, count: int) -> list[bytes | memoryview]:
-        """The bodies that the next `count` bytes complete, in order; to be used before more is read.
+        """The bodies that the next `count` bytes complete, in order.
 
         Raises:
             ProtocolError: for an empty frame or one over the limit. Frames before it in these bytes are
@@ -69,8 +65,6 @@ class FrameDecoder:
         if self._have < len(large):
             return []
         self._large, self._have = None, 0
-        if len(self._spare) > _SPARE_BYTES:
-            self._spare = bytearray()
         return [large]
 
     def feed(self, data: bytes) -> list[bytes]:
@@ -103,7 +97,9 @@ class FrameDecoder:
             end = start + _PREFIX + length
             if end > available:
                 if _PREFIX + length > _READ_BYTES:
-                    self._begin_large(length, data[start + _PREFIX :])
+                    first = data[start + _PREFIX :]
+                    self._large, self._have = memoryview(bytearray(length)), len(first)
+                    self._large[: len(first)] = first
                     return bodies
                 break
             bodies.append(data[start + _PREFIX : end])
@@ -112,13 +108,6 @@ class FrameDecoder:
         if start and self._have:
             self._small[: self._have] = data[start:]
         return bodies
-
-    def _begin_large(self, length: int, first: bytes) -> None:
-        if len(self._spare) < length:
-            self._spare = bytearray(length)
-        self._large = memoryview(self._spare)[:length]
-        self._large[: len(first)] = first
-        self._have = len(first)
 
     def _refusal(self, prefix: bytes, length: int) -> ProtocolError:
         if length == 0:
