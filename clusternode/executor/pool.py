@@ -64,7 +64,7 @@ class Helper(asyncio.Protocol):
         await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
 
     def send(self, *message: Any) -> None:
-        """With all else of this turn of the loop: a call of the kernel for each would cost more than the messages."""
+        """With all else of this turn of the loop: each call of the kernel costs more than a message."""
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._flush)
         body = marshal.dumps(message)
