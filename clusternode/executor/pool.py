@@ -104,8 +104,9 @@ class Helper(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         messages = self._messages()
-        if messages:
-            self._pool.heard(self, messages)
+        if not messages:
+            return
+        self._pool.heard(self, messages)
         transport = self._transport
         if len(self.jobs) > BUSY and transport is not None and not transport.is_closing():
             transport.pause_reading()
