@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from clusternode.executor.pool import HELPER
 from support import Client, Cluster, Node, children_of, eventually, marker, processes_with
 
 Make = Callable[..., Cluster]
@@ -87,6 +92,26 @@ def test_no_process_survives_a_node_that_is_killed_with_commands_ahead(cluster: 
         alpha.kill()
         eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in helpers), "the helpers end")
         assert processes_with(mark) == []
+
+
+def test_a_helper_whose_node_died_without_reading_ends_its_job(tmp_path: Path) -> None:
+    """The kernel then tells it of a reset, not of an end."""
+    mark = marker()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        arguments = ["-I", "-S", str(HELPER), str(theirs.fileno()), "1024"]
+        helper = subprocess.Popen([sys.executable, *arguments], pass_fds=[theirs.fileno()])
+        theirs.close()
+        for message in (
+            ("set-up", dict(os.environ), str(tmp_path)),
+            ("run", ("A", 1), "true", None),
+            ("run", ("B", 1), f"sleep 600; : {mark}", None),
+        ):
+            body = marshal.dumps(message)
+            ours.sendall(len(body).to_bytes(4, "big") + body)
+        eventually(lambda: processes_with(mark), "the second one runs")
+    helper.wait()
+    assert processes_with(mark) == []
 
 
 def test_a_node_killed_in_the_middle_of_short_commands_runs_what_is_left_when_it_is_back(
