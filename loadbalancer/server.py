@@ -101,7 +101,7 @@ class Server:
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._background = Background(self._fail)
 
-    def connect(self) -> asyncio.Protocol:
+    def connect(self) -> asyncio.BaseProtocol:
         """The protocol of a new connection."""
         session = Session(self, self._next_link)
         self._next_link += 1

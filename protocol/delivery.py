@@ -33,14 +33,6 @@ class Delivery:
         if ticket not in self._sent:
             self._waiting[ticket] = size
 
-    def add_sent(self, ticket: str, size: int, now: float) -> bool:
-        """Adds one that is sent at once; not (False) where others wait or the window is full."""
-        if self._waiting or self._sent_bytes >= self.window:
-            return False
-        self._sent[ticket] = (size, now)
-        self._sent_bytes += size
-        return True
-
     def take(self, now: float) -> list[str]:
         """The tickets to send now; they count as sent from here on."""
         taken = []

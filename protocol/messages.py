@@ -338,7 +338,7 @@ def result_size(result: Ended) -> int:
 # --- bytes -> object -----------------------------------------------------------------------------
 
 
-def decode(body: bytes) -> Message:
+def decode(body: bytes | memoryview) -> Message:
     """The message in a frame's body.
 
     Raises:

@@ -134,11 +134,11 @@ def _line(text: str) -> bytes:
 
 def _block(head: str, body: bytes) -> bytes:
     """A head line, the body with its dots stuffed, a line with a dot."""
-    lines = body.split(b"\n")
-    if lines[-1] == b"":
-        lines.pop()
-    stuffed = [b"." + line if line.startswith(b".") else line for line in lines]
-    return b"\n".join([head.encode("utf-8", "replace"), *stuffed, b".", b""])
+    # Not line by line: a MiB may be a million of them, and other clients wait meanwhile.
+    first = b"." if body.startswith(b".") else b""
+    end = b"" if body.endswith(b"\n") or not body else b"\n"
+    stuffed = body.replace(b"\n.", b"\n..")
+    return b"".join((head.encode("utf-8", "replace"), b"\n", first, stuffed, end, b".\n"))
 
 
 def _time(at: float) -> str:
@@ -193,7 +193,7 @@ def _result_text(reply: ResultOf) -> bytes:
     if not body:
         return _line(head)
     if b"\n" not in body:
-        return head.encode("utf-8", "replace") + b": " + body + b"\n"
+        return b"".join((head.encode("utf-8", "replace"), b": ", body, b"\n"))
     count = body.count(b"\n") + 1
     return _block(f"{head}, {count} lines of output up to the line with a single dot:", output)
 

@@ -11,10 +11,11 @@ from typing import Any, cast
 from protocol.errors import ProtocolError
 from protocol.frames import FrameDecoder
 from protocol.limits import FRAME_LIMIT, LINK_BUFFER_LIMIT
-from protocol.messages import Error, Message, decode, encode
+from protocol.messages import Error, Message, decode
+from protocol.pieces import encode_pieces
 
 
-class FrameConnection(asyncio.Protocol):
+class FrameConnection(asyncio.BufferedProtocol):
     """One end of the wire between node and load balancer.
 
     `on_message` gets each message; `on_lost` one line with the reason, once. What the peer sends wrong
@@ -49,7 +50,7 @@ class FrameConnection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        transport.write(encode(message))
+        transport.writelines(encode_pieces(message))
         if transport.get_write_buffer_size() > LINK_BUFFER_LIMIT:
             self.abort(f"it does not read: {LINK_BUFFER_LIMIT} bytes wait for it")
 
@@ -81,7 +82,7 @@ class FrameConnection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
-    # --- asyncio.Protocol ------------------------------------------------------------------------
+    # --- asyncio.BufferedProtocol ----------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no subclasses of asyncio's.
@@ -90,12 +91,15 @@ class FrameConnection(asyncio.Protocol):
         if self._refusal is not None:
             self.refuse(self._refusal)
 
-    def data_received(self, data: bytes) -> None:
-        self.bytes_received += len(data)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._decoder.space()
+
+    def buffer_updated(self, count: int) -> None:
+        self.bytes_received += count
         if self._reason:
             return
         try:
-            for body in self._decoder.feed(data):
+            for body in self._decoder.filled(count):
                 self._on_message(decode(body))
                 if self._reason:
                     return

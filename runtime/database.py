@@ -109,6 +109,8 @@ class Database:
         except sqlite3.Error as error:
             self._raise_if_damaged(error)
             raise StorageError(f"cannot write {self._path}: {error}") from None
+        except OSError as error:
+            raise StorageError(f"cannot write {error.filename or self._path}: {error.strerror}") from None
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Runs `query` in the connection's thread; it sees every write before it.
@@ -121,6 +123,8 @@ class Database:
         except sqlite3.Error as error:
             self._raise_if_damaged(error)
             raise StorageError(f"cannot read {self._path}: {error}") from None
+        except OSError as error:
+            raise StorageError(f"cannot read {error.filename or self._path}: {error.strerror}") from None
 
     def _raise_if_damaged(self, error: sqlite3.Error) -> None:
         if getattr(error, "sqlite_errorcode", None) in _DAMAGE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -15,12 +16,18 @@ from typing import Any
 
 import uvloop
 
+from protocol.limits import MIB
 from runtime.errors import Damaged, InternalFault, StartError, StorageError, one_line
 
 #: Connections that the kernel holds for us before we accept them.
 BACKLOG = 1024
 #: Open files as the user who started us has them limited; jobs are given this back.
 SOFT_FILE_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+#: Freed memory that is kept for the next large result, twice what may be under way to a peer: to give it back
+#: and to take it again costs more than all that is done with the result (a page fault for each 4 KiB).
+KEPT_MEMORY = 32 * MIB
+#: `mallopt` of glibc, by its numbers in malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 #: Objects from one look for cyclic garbage to the next, and how many of those make a deeper one: rare, as the
 #: programs hold up to millions of small objects, none of them in a cycle, and a look at all takes seconds.
 GC_THRESHOLDS = (50_000, 20, 20)
@@ -35,6 +42,7 @@ def run(program: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]
         stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s {program} %(levelname)s %(message)s"
     )
     raise_file_limit()
+    keep_memory()
     gc.set_threshold(*GC_THRESHOLDS)
 
     async def body() -> None:
@@ -85,6 +93,14 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def keep_memory() -> None:
+    """Has the allocator keep what large results leave behind, where it is one that can be told."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, KEPT_MEMORY // 2)
+        mallopt(_M_TRIM_THRESHOLD, KEPT_MEMORY)
+
+
 @contextlib.contextmanager
 def loading() -> Iterator[None]:
     """What is made in here stays: no looks for garbage meanwhile, nor at it later."""
@@ -114,7 +130,9 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def listen(factory: Callable[[], asyncio.Protocol], host: str, port: int, flag: str) -> asyncio.Server:
+async def listen(
+    factory: Callable[[], asyncio.BaseProtocol], host: str, port: int, flag: str
+) -> asyncio.Server:
     """A TCP server. `flag` names the setting that gives another port.
 
     Raises:

@@ -19,9 +19,20 @@ def mix(rounds: int = ROUNDS) -> list[str]:
     return lines
 
 
+#: So much output that a row does not hold it itself.
+_LARGE_BYTES = 100_000
+_WRITE_LARGE = f"head -c {_LARGE_BYTES} /dev/zero | tr '\\0' x"
+
+
+def large(number: int, first: str = "") -> str:
+    """A job with a large output of its own; `first` is a command before it."""
+    return f"run {first}{_WRITE_LARGE}; echo {number}"
+
+
 def expected_output(line: str) -> str:
     _, echo, word = line.rpartition("echo ")
-    return f"{word}\n" if echo else ""
+    before = "x" * _LARGE_BYTES if _WRITE_LARGE in line else ""
+    return f"{before}{word}\n" if echo else ""
 
 
 class Load:

@@ -96,7 +96,10 @@ class Control:
 
     def read(self) -> None:
         """Takes in what has come; blocks for the first bytes."""
-        data = self.socket.recv(READ_SIZE)
+        try:
+            data = self.socket.recv(READ_SIZE)
+        except OSError:  # a node that died with something of ours unread
+            raise NodeGone from None
         if not data:
             raise NodeGone
         self._buffer += data
@@ -448,7 +451,7 @@ class Worker:
             return
         try:
             job.watch(self._poll, self._control, self._obey_all)
-        except NodeGone:
+        except BaseException:  # whatever ends us ends the job
             job.end()
             raise
         code, reason = job.end()

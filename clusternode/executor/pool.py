@@ -22,8 +22,8 @@ from runtime.lifecycle import SOFT_FILE_LIMIT
 HELPER = Path(__file__).with_name("helper.py")
 READ_SIZE = 65536
 #: A helper that has more commands than this need not be heard at once: what it says gathers for so long.
-BUSY = 4
-HEAR_LATER = 0.0025
+BUSY = 8
+HEAR_LATER = 0.004
 
 
 class Key(NamedTuple):
@@ -39,6 +39,7 @@ class Helper(asyncio.Protocol):
         self.pid = 0
         self._pool = pool
         self._buffer = bytearray()
+        self._unsent: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._process: subprocess.Popen[bytes] | None = None
         #: A second hand on the socket: what came before the end is read, even where writing failed first.
@@ -63,9 +64,16 @@ class Helper(asyncio.Protocol):
         await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
 
     def send(self, *message: Any) -> None:
-        if self._transport is not None:
-            body = marshal.dumps(message)
-            self._transport.write(len(body).to_bytes(4, "big") + body)
+        """With all else of this turn of the loop: each call of the kernel costs more than a message."""
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        body = marshal.dumps(message)
+        self._unsent += (len(body).to_bytes(4, "big"), body)
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(unsent))
 
     def close(self) -> None:
         if self._rest is not None:
@@ -96,8 +104,9 @@ class Helper(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         messages = self._messages()
-        if messages:
-            self._pool.heard(self, messages)
+        if not messages:
+            return
+        self._pool.heard(self, messages)
         transport = self._transport
         if len(self.jobs) > BUSY and transport is not None and not transport.is_closing():
             transport.pause_reading()

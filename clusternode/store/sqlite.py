@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
+import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clusternode.core.events import CancelAsked, Done, Kept, Record, Released, Submitted
 from clusternode.core.origin import Stored
 from protocol.job import Ended
-from protocol.limits import MIB
+from protocol.limits import KIB, MIB
+from runtime.blobs import Place, Segments
 from runtime.database import BrokenSeal, Database, Migration, seal, sealed_value, unseal
 
 _APPLICATION_ID = 0x45564E44  # "EVND"
@@ -60,14 +62,30 @@ def _to_version_2(connection: sqlite3.Connection) -> None:
         connection.execute("UPDATE kept SET report = ? WHERE ticket = ?", (value, ticket))
 
 
-_MIGRATIONS: list[Migration] = [_VERSION_1, _to_version_2]
+#: `segment`: None, or the file in which the report is; `report` then says where in it, sealed as well.
+_VERSION_3 = """
+    ALTER TABLE reports ADD COLUMN segment INTEGER;
+    ALTER TABLE kept ADD COLUMN segment INTEGER;
+    CREATE INDEX kept_segments ON kept (segment) WHERE segment IS NOT NULL
+    """
+_MIGRATIONS: list[Migration] = [_VERSION_1, _to_version_2, _VERSION_3]
+
+#: A report above this is written into a segment file, not into the database: what SQLite does with its pages
+#: costs more than one file more to make durable.
+BLOB_BYTES = 64 * KIB
+#: Reports of tickets stay for ever: few files, for whoever copies them. Kept results are released soon, and
+#: a file of them is removed when the last one is: one that is not holds back so much, at most.
+REPORTS_SEGMENT_BYTES = 256 * MIB
+KEPT_SEGMENT_BYTES = 8 * MIB
+#: What the row of a report in a segment has in its place: offset, length, checksum.
+_PLACE = struct.Struct(">QII")
 
 #: A page of `getall` ends after so many bytes of reports, so that its memory does not depend on them.
 PAGE_BYTES = 2 * MIB
 PAGE_ROWS = 500
 
 _SELECT = """
-    SELECT seq, ticket, submitted_at, body, attempt, outcome, report
+    SELECT seq, ticket, submitted_at, body, attempt, outcome, report, segment
     FROM tickets LEFT JOIN reports USING (seq)
 """
 
@@ -83,14 +101,19 @@ class TicketRow(NamedTuple):
 
 
 class SqliteStore:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, reports: Segments, kept: Segments) -> None:
         self._database = database
+        self._reports = reports
+        self._kept = kept
 
     @classmethod
     async def open(cls, directory: Path) -> SqliteStore:
-        """Raises StartError if the file cannot be used."""
+        """Raises StartError if the files cannot be used."""
+        blobs = directory / "blobs"
+        reports = Segments(blobs, "reports", REPORTS_SEGMENT_BYTES)
+        kept = Segments(blobs, "kept", KEPT_SEGMENT_BYTES)
         path = directory / "clusternode.sqlite3"
-        return cls(await Database.open(path, _APPLICATION_ID, _MIGRATIONS))
+        return cls(await Database.open(path, _APPLICATION_ID, _MIGRATIONS), reports, kept)
 
     async def identity(self, new_id: str, name: str | None, default_name: str) -> tuple[str, str]:
         """(id, name) of this node, kept from its first start; a given `name` replaces the kept one."""
@@ -124,9 +147,11 @@ class SqliteStore:
             ]
             (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM tickets").fetchone()
             kept = [
-                (ended.ticket, ended.attempt, len(_unsealed(ended).body))
-                for ended in map(Ended._make, connection.execute("SELECT * FROM kept"))
+                (ended.ticket, ended.attempt, len(ended.body))
+                for ended in map(self._kept_row, connection.execute("SELECT * FROM kept"))
             ]
+            # Not before all rows have been found undamaged: they say what may go.
+            self._remove_released(connection)
             return stored, last + 1, kept
 
         return await self._database.read(query)
@@ -141,21 +166,36 @@ class SqliteStore:
         cancelled = [(_cancelled(r.seq), r.seq) for r in records if isinstance(r, CancelAsked)]
         done = [r for r in records if isinstance(r, Done)]
         outcomes = [(r.ended.attempt, r.ended.outcome, r.seq) for r in done]
-        reports = [(r.seq, _sealed(r.ended).body) for r in done]
         kept, released = _kept_and_released(records)
 
         def change(connection: sqlite3.Connection) -> None:
+            # First of all: no row may name what is not durable.
+            reports = _written(self._reports, [r.ended for r in done])
+            kept_reports = _written(self._kept, kept)
             # In this order a ticket that was submitted, cancelled and done in one batch ends as done.
             connection.executemany("INSERT INTO tickets VALUES (?, ?, ?, 0, 0, NULL, ?)", submitted)
             connection.executemany("UPDATE tickets SET cancelled = ? WHERE seq = ?", cancelled)
             connection.executemany(
                 "UPDATE tickets SET attempt = ?, outcome = ? WHERE seq = ? AND outcome IS NULL", outcomes
             )
-            connection.executemany("INSERT OR IGNORE INTO reports VALUES (?, ?)", reports)
-            connection.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?)", map(_sealed, kept))
+            connection.executemany(
+                "INSERT OR IGNORE INTO reports VALUES (?, ?, ?)",
+                [(r.seq, *report) for r, report in zip(done, reports, strict=True)],
+            )
+            connection.executemany(
+                "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?)",
+                [(*ended[:3], *report) for ended, report in zip(kept, kept_reports, strict=True)],
+            )
             connection.executemany("DELETE FROM kept WHERE ticket = ?", released)
 
         await self._database.write(change)
+        if (kept or released) and not self._kept.is_empty:
+            await self._database.read(self._remove_released)
+
+    def _remove_released(self, connection: sqlite3.Connection) -> None:
+        """Removes the files of kept results that hold none any more."""
+        named = connection.execute("SELECT DISTINCT segment FROM kept WHERE segment IS NOT NULL")
+        self._kept.keep({segment for (segment,) in named})
 
     async def tickets(self, tickets: Sequence[str]) -> list[TicketRow | None]:
         """The rows of these tickets, in order, as many as PAGE_BYTES of reports allow, at least one.
@@ -171,7 +211,7 @@ class SqliteStore:
                     f"{_SELECT} WHERE ticket = ?",
                     (ticket,),
                 ).fetchone()
-                row = _row(found) if found is not None else None
+                row = self._row(found) if found is not None else None
                 rows.append(row)
                 size += len(row.ended.body) if row is not None and row.ended is not None else 0
                 if size > PAGE_BYTES:
@@ -190,7 +230,7 @@ class SqliteStore:
                 f"{_SELECT} WHERE seq > ? ORDER BY seq LIMIT ?",
                 (after, PAGE_ROWS),
             ):
-                row = _row(found)
+                row = self._row(found)
                 rows.append(row)
                 size += len(row.ended.body) if row.ended is not None else 0
                 if size > PAGE_BYTES:
@@ -207,33 +247,62 @@ class SqliteStore:
             for ticket in tickets:
                 row = connection.execute("SELECT * FROM kept WHERE ticket = ?", (ticket,)).fetchone()
                 if row is not None:
-                    results.append(_unsealed(Ended._make(row)))
+                    results.append(self._kept_row(row))
             return results
 
         return await self._database.read(query)
 
     async def close(self) -> None:
         await self._database.close()
+        self._reports.close()
+        self._kept.close()
+
+    def _row(self, found: tuple[Any, ...]) -> TicketRow:
+        seq, ticket, submitted_at, body, attempt, outcome, report, segment = found
+        ended = None
+        try:
+            body = sealed_value(body, ticket, submitted_at)
+            if outcome is not None:
+                ended = Ended(ticket, attempt, outcome, b"")
+                ended = _read(self._reports, ended, report, segment)
+        except BrokenSeal:
+            # Its reader finds nothing that can be read, and says that of this ticket alone.
+            ended = Ended(ticket, attempt, outcome or "", b"")
+        return TicketRow(seq, ticket, submitted_at, body, ended)
+
+    def _kept_row(self, found: tuple[Any, ...]) -> Ended:
+        ticket, attempt, outcome, report, segment = found
+        return _read(self._kept, Ended(ticket, attempt, outcome, b""), report, segment)
 
 
-def _row(found: tuple[int, str, float, bytes, int, str | None, bytes | None]) -> TicketRow:
-    seq, ticket, submitted_at, body, attempt, outcome, report = found
-    ended = None if outcome is None else Ended(ticket, attempt, outcome, report or b"")
-    try:
-        body = sealed_value(body, ticket, submitted_at)
-        ended = ended and _unsealed(ended)
-    except BrokenSeal:
-        # Its reader finds nothing that can be read, and says that of this ticket alone.
-        ended = Ended(ticket, attempt, outcome or "", b"")
-    return TicketRow(seq, ticket, submitted_at, body, ended)
+def _written(segments: Segments, results: Sequence[Ended]) -> list[tuple[bytes, int | None]]:
+    """What the rows of these results hold: (report, segment). The large ones are durable already."""
+    large = [ended.body for ended in results if len(ended.body) > BLOB_BYTES]
+    places = iter(segments.append(large) if large else ())
+    rows: list[tuple[bytes, int | None]] = []
+    for ended in results:
+        context = ended[:3]
+        if len(ended.body) > BLOB_BYTES:
+            segment, *where = next(places)
+            rows.append((seal(_PLACE.pack(*where), *context, segment), segment))
+        else:
+            rows.append((seal(ended.body, *context), None))
+    return rows
 
 
-def _sealed(ended: Ended) -> Ended:
-    return ended._replace(body=seal(ended.body, ended.ticket, ended.attempt, ended.outcome))
+def _read(segments: Segments, ended: Ended, report: object, segment: object) -> Ended:
+    """`ended` with the body that its row names.
 
-
-def _unsealed(ended: Ended) -> Ended:
-    return ended._replace(body=sealed_value(ended.body, ended.ticket, ended.attempt, ended.outcome))
+    Raises:
+        BrokenSeal: if that, or what it is sealed with, has changed or is gone.
+    """
+    context = ended[:3]
+    if segment is None:
+        return ended._replace(body=sealed_value(report, *context))
+    where = sealed_value(report, *context, segment)
+    if not isinstance(segment, int) or len(where) != _PLACE.size:
+        raise BrokenSeal("a stored value has lost its place")
+    return ended._replace(body=segments.read(Place(segment, *_PLACE.unpack(where))))
 
 
 def _cancelled(seq: int) -> bytes:

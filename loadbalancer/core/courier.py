@@ -24,18 +24,13 @@ class Courier:
         """`act` takes what is to be done after the step's records are on disk."""
         self._ledger = ledger
         self._act = act
-        #: By link: results to pass on, and those that their executor may forget.
-        self._passed: dict[int, list[Ended]] = {}
+        #: By link: results that their executor may forget.
         self._acked: dict[int, list[Held]] = {}
 
     def finish(self, job: Job, ended: Ended) -> None:
         """The job has ended so."""
         if not self._ledger.pass_on(job, ended):
             self._ledger.finish(job, ended)
-            return
-        link = self._ledger.nodes[job.origin].link
-        assert link is not None
-        self._passed.setdefault(link, []).append(ended)
 
     def received(self, executor: Node, ended: Ended) -> None:
         """A result came, used or stale. What only passes through, its executor is to keep for now."""
@@ -60,7 +55,6 @@ class Courier:
 
     def link_ended(self, node: Node, link: int) -> None:
         """Nothing more goes this way, and what passed on it may never have come home."""
-        self._passed.pop(link, None)
         self._acked.pop(link, None)
         for job in node.undelivered.values():
             if job.state is State.PASSING:
@@ -79,14 +73,9 @@ class Courier:
 
         A result that passes through need not: that its job was dispatched is on disk, or it had not ended.
         """
+        prompt: list[Send] = []
         for node in self._ledger.owing.values():
-            self._deliver(node, now)
-        prompt = [
-            Send(link, Result(batch))
-            for link, results in self._passed.items()
-            for batch in in_batches(results, result_size)
-        ]
-        self._passed = {}
+            self._deliver(node, now, prompt)
         return prompt
 
     def acknowledge(self, released: Iterable[Passing]) -> None:
@@ -106,19 +95,22 @@ class Courier:
         if executor.link is not None:
             self._acked.setdefault(executor.link, []).append(Held(ended.ticket, ended.attempt))
 
-    def _deliver(self, node: Node, now: float) -> None:
-        """Sends what the node is owed and was recorded, as far as its window allows."""
-        if node.link is None:
+    def _deliver(self, node: Node, now: float, prompt: list[Send]) -> None:
+        """Sends what the node is owed, as far as its window allows."""
+        link = node.link
+        if link is None:
             return
         tickets = node.owed.take(now)
-        fresh = self._ledger.fresh
+        fresh, passing = self._ledger.fresh, self._ledger.passing
+        passed = [passing[ticket].ended for ticket in tickets if ticket in passing]
+        prompt += [Send(link, Result(batch)) for batch in in_batches(passed, result_size)]
         # What this step recorded goes from memory, the rest from the store.
         at_hand = [fresh[ticket] for ticket in tickets if ticket in fresh]
         for batch in in_batches(at_hand, result_size):
-            self._act(Send(node.link, Result(batch)))
-        stored = [ticket for ticket in tickets if ticket not in fresh]
+            self._act(Send(link, Result(batch)))
+        stored = [ticket for ticket in tickets if ticket not in fresh and ticket not in passing]
         if stored:
-            self._act(Deliver(node.link, _stored(node, stored)))
+            self._act(Deliver(link, _stored(node, stored)))
 
 
 def _stored(node: Node, tickets: Iterable[str]) -> list[Stored]:

@@ -297,20 +297,21 @@ class Ledger:
         self.owing[origin.node_id] = origin
 
     def pass_on(self, job: Job, ended: Ended) -> bool:
-        """The same where its origin can be sent the result at once: from memory, with no record here.
+        """The same where its origin is there to take the result: from memory, with no record here.
 
-        False, and nothing is changed, where it cannot.
+        False, and nothing is changed, where it is not. What its window does not let through yet waits in
+        memory: executors hold back themselves, as they are not acknowledged meanwhile.
         """
         origin, size = self.node(job.origin), len(ended.body)
         if origin.link is None or job.node is None or self._passing_bytes >= PASSING_BYTES:
             return False
         if ended.outcome == Outcome.CANCELLED:
             return False  # on record before it is shown: it must not start again, whoever is away then
-        if not origin.owed.add_sent(job.ticket, size, self.now):
-            return False
         self.passing[job.ticket] = Passing(ended, job.node)
         self._passing_bytes += size
         self._end(job, State.PASSING, ended)
+        origin.owed.add(job.ticket, size)
+        self.owing[origin.node_id] = origin
         return True
 
     def is_passing(self, executor: Node, ended: Ended) -> bool:

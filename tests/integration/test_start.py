@@ -236,6 +236,22 @@ class TestFullDisk:
                 results = client.wait(*tickets[start : start + 1000])
                 assert {each["outcome"] for each in results} == {"succeeded"}
 
+    def test_a_node_that_has_no_room_for_large_results_ends_the_same(self, cluster: Cluster) -> None:
+        alpha = cluster.add_node("alpha")
+        alpha.file_limit = 1000 * KIB
+        cluster.balancer.start()
+        alpha.start()
+        cluster.await_connected("alpha")
+        with alpha.json_client() as client:
+            tickets = client.submit(*["run head -c 300000 /dev/zero | tr '\\0' x"] * 6)
+            eventually(lambda: alpha.ended, "there is no room")
+        assert_ended_for_want_of_disk(alpha)
+        assert f"cannot write {alpha.data}/blobs/reports-1: File too large" in alpha.said
+        alpha.file_limit = None
+        alpha.start()
+        with alpha.json_client() as client:
+            assert {each["stdout"] for each in client.wait(*tickets)} == {"x" * 300_000}
+
     def test_a_balancer_that_cannot_write_ends_with_one_line_and_loses_no_job(self, cluster: Cluster) -> None:
         cluster.balancer.file_limit = 1000 * KIB
         (alpha,) = cluster.start("alpha")

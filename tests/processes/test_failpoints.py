@@ -10,14 +10,21 @@ from collections.abc import Callable
 
 import pytest
 
-from load import Load, assert_settled, mix
+from load import Load, assert_settled, large, mix
 from runtime.failpoints import NAMES, VARIABLE
 from support import Cluster, Program, eventually
 
 Make = Callable[..., Cluster]
 COUNTS = (1, 2, 5)
+#: Reached by a node alone, where a result is large.
+OF_BLOBS = tuple(name for name in NAMES if name.startswith("blobs."))
 
-at_every_point = pytest.mark.parametrize("point", [f"{name}:{count}" for name in NAMES for count in COUNTS])
+at_every_point = pytest.mark.parametrize(
+    "point", [f"{name}:{count}" for name in NAMES if name not in OF_BLOBS for count in COUNTS]
+)
+at_every_point_of_blobs = pytest.mark.parametrize(
+    "point", [f"{name}:{count}" for name in OF_BLOBS for count in COUNTS]
+)
 
 
 @pytest.fixture
@@ -96,3 +103,41 @@ def test_node_as_executor(cluster: Cluster, point: str) -> None:
     beta.start()
     load.check()
     assert_settled(cluster, alpha)
+
+
+@at_every_point_of_blobs
+def test_node_as_origin_of_large_results(cluster: Cluster, point: str) -> None:
+    """It dies with a large result on disk and no row that names it."""
+    alpha, beta = cluster.add_node("alpha"), cluster.add_node("beta")
+    cluster.balancer.launch()
+    beta.launch()
+    launch_to_die(alpha, point)
+    alpha.await_ready()
+    # One after the other, so that it has to commit often enough.
+    load = Load(alpha, [large(number, f"sleep 0.0{1 + number % 9}; ") for number in range(40)])
+    load.submit()
+    await_death(alpha)
+    alpha.start()
+    load.check()
+    assert_settled(cluster, alpha)
+
+
+@at_every_point_of_blobs
+def test_node_as_executor_of_large_results(cluster: Cluster, point: str) -> None:
+    """The same of results that it keeps while the balancer is away; none stays when the balancer has them."""
+    alpha, beta = cluster.add_node("alpha", 1), cluster.add_node("beta")
+    cluster.balancer.launch()
+    alpha.start()
+    launch_to_die(beta, point)
+    beta.await_ready()
+    cluster.await_connected("alpha", "beta")
+    load = Load(alpha, [large(number, "sleep 0.2; ") for number in range(24)])
+    load.submit()
+    eventually(lambda: cluster.held(alpha)["beta"] > 0, "beta has some")
+    cluster.balancer.kill()
+    await_death(beta)
+    cluster.balancer.start()
+    beta.start()
+    load.check()
+    assert_settled(cluster, alpha)
+    eventually(lambda: not list((beta.data / "blobs").glob("kept-*")), "what was kept is gone")

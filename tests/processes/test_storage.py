@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from load import Load, expected_output, mix
+from load import Load, expected_output, large, mix
 from support import PATIENCE, Client, Cluster, Node, Program, eventually
 
 Make = Callable[..., Cluster]
@@ -208,6 +208,139 @@ def await_results_or_end(load: Load, node: Node, balancer: Program) -> dict[str,
 
     eventually(lambda: balancer.ended or len(done()) == len(load.lines), "all are done")
     return done()
+
+
+@contextmanager
+def changed(node: Node, undamaged: Path, change: Callable[[Path], object]) -> Iterator[None]:
+    """`node` is started on a copy whose segments were changed; it is over afterwards."""
+    shutil.rmtree(node.data)
+    shutil.copytree(undamaged, node.data)
+    change(node.data / "blobs")
+    node.launch()
+    eventually(lambda: node.ended or "ready" in node.said, f"{node.name} is ready, or ends")
+    yield
+    if not node.ended:
+        node.kill()
+
+
+def cut(path: Path, size: int) -> None:
+    with path.open("r+b") as file:
+        file.truncate(size)
+
+
+Stored = tuple[Node, Path, dict[str, dict[str, Any]]]
+
+
+class TestANodesSegments:
+    """Large results of tickets: what is damaged is said so in place of it, and the others are shown."""
+
+    @pytest.fixture
+    def stored(self, make_cluster: Make) -> Stored:
+        """A killed node with large results and small ones, a copy of its state, and what it showed."""
+        cluster = make_cluster()
+        (alpha,) = cluster.start("alpha")
+        load = Load(alpha, [*(large(number) for number in range(8)), *mix(2)])
+        load.submit()
+        load.check()
+        rows = rows_of(alpha)
+        assert rows is not None
+        alpha.kill()
+        copy = cluster.directory / "copy"
+        shutil.copytree(alpha.data, copy)
+        assert [path.name for path in (copy / "blobs").iterdir()] == ["reports-1"]
+        return alpha, copy, rows
+
+    def test_flipped_bits(self, stored: Stored) -> None:
+        alpha, copy, rows = stored
+        for offset, bit in places(copy / "blobs/reports-1", 5):
+            with changed(alpha, copy, lambda blobs: flip(blobs / "reports-1", offset, bit)):  # noqa: B023
+                shown = rows_of(alpha)
+                assert shown is not None
+                check_shown(shown, rows)
+                (bad,) = (ticket for ticket, row in shown.items() if "error" in row)
+                with alpha.json_client() as client:
+                    for word in ("result", "status", "wait"):
+                        assert "cannot be read" in client.ask_json(f"{word} {bad}")["error"]
+
+    @pytest.mark.parametrize(
+        ("change", "lost"),
+        [
+            (lambda blobs: cut(blobs / "reports-1", 350_000), 5),
+            (lambda blobs: cut(blobs / "reports-1", 0), 8),
+            (lambda blobs: (blobs / "reports-1").unlink(), 8),
+            (shutil.rmtree, 8),
+        ],
+    )
+    def test_what_is_lost_of_a_segment(
+        self,
+        stored: Stored,
+        change: Callable[[Path], object],
+        lost: int,
+    ) -> None:
+        alpha, copy, rows = stored
+        with changed(alpha, copy, change):
+            shown = rows_of(alpha)
+            assert shown is not None
+            check_shown(shown, rows)
+            assert sum("error" in row for row in shown.values()) == lost
+            # Neither is it shown when other results take its place.
+            later = Load(alpha, [large(number) for number in range(100, 108)])
+            later.submit()
+            later.check()
+            again = rows_of(alpha)
+            assert again is not None
+            assert {ticket: row for ticket, row in again.items() if ticket in rows} == shown
+
+
+class TestKeptResults:
+    """Large results that a node keeps for others while the balancer is away."""
+
+    @pytest.fixture
+    def stored(self, make_cluster: Make) -> tuple[Cluster, Load, Path]:
+        """alpha submitted; beta has finished some, kept them and was killed, as was the balancer."""
+        cluster = make_cluster(REQUEST_RESULT_PERIOD=200)
+        alpha, beta = cluster.add_node("alpha", 1), cluster.add_node("beta", 1)
+        cluster.balancer.start()
+        for node in (alpha, beta):
+            node.start()
+        cluster.await_connected("alpha", "beta")
+        load = Load(alpha, [large(number, "sleep 0.1; ") for number in range(12)])
+        load.submit()
+        eventually(lambda: cluster.held(alpha)["beta"] > 2, "beta has some")
+        cluster.balancer.kill()
+        segment = beta.data / "blobs/kept-1"
+        eventually(lambda: segment.exists() and segment.stat().st_size > 200_000, "beta has kept some")
+        beta.kill()
+        copy = cluster.directory / "copy"
+        shutil.copytree(beta.data, copy)
+        return cluster, load, copy
+
+    def test_they_come_home_and_leave_nothing(self, stored: tuple[Cluster, Load, Path]) -> None:
+        cluster, load, _ = stored
+        beta = cluster.nodes["beta"]
+        beta.start()
+        cluster.balancer.start()
+        load.check()
+        eventually(lambda: not list((beta.data / "blobs").glob("kept-*")), "what was kept is gone")
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda blobs: flip(blobs / "kept-1", 5000, 3),
+            lambda blobs: cut(blobs / "kept-1", 150_000),
+            lambda blobs: (blobs / "kept-1").unlink(),
+            shutil.rmtree,
+        ],
+    )
+    def test_what_is_damaged_is_told_at_the_start_and_goes_nowhere(
+        self, stored: tuple[Cluster, Load, Path], change: Callable[[Path], object]
+    ) -> None:
+        cluster, _, copy = stored
+        beta = cluster.nodes["beta"]
+        with changed(beta, copy, change):
+            assert_ended_with_one_line(beta)
+            assert "is damaged" in beta.said
+            assert "kept-1" in beta.said
 
 
 class TestTornWal:

@@ -30,8 +30,9 @@ from protocol.replies import CancelOf, ResultOf, TicketIssued, UnknownTicket
 DAY = 24 * 3600.0
 #: A command that takes three days.
 LONG = f"{3 * DAY:.0f}"
-#: Steps from one look at all the books to the next: it takes as long as many steps.
+#: Steps, or seconds, from one look at all the books to the next: it takes as long as many steps.
 CHECK_EVERY = 20
+CHECK_WITHIN = 0.5
 #: How long the balancer may take to see that a link is gone, whatever the node does meanwhile.
 LOSS_DELAYS = (0.001, 0.001, 0.2, 3.0)
 #: Where what comes to the balancer gathers, as in a turn of its event loop: for so long.
@@ -260,6 +261,7 @@ class World:
         self.now = self.began = 1000.0
         self.steps = 0
         self._check_at = 0
+        self._check_by = self.now
         self.counter = itertools.count(1)
         self.settings = settings or Settings(node_grace_period=2.0, request_result_period=1.0)
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
@@ -302,8 +304,8 @@ class World:
         while self._agenda and self._agenda[0][0] <= end:
             self.now, _, what = heapq.heappop(self._agenda)
             what()
-            if self.steps >= self._check_at:
-                self._check_at = self.steps + CHECK_EVERY
+            if self.steps >= self._check_at or self.now >= self._check_by:
+                self._check_at, self._check_by = self.steps + CHECK_EVERY, self.now + CHECK_WITHIN
                 self.check()
         self.now = end
         self.check()

@@ -59,17 +59,15 @@ class SimHelper:
 
     def _hear(self, news: CommandEnded | TakenBack) -> None:
         if not self._said:
-            self._world.after(self._world.random.choice(GATHERS), self._tell)
+            gathers = self._world.random.choice(GATHERS)
+            self._world.after(gathers, lambda: self._process.awake(self._tell))
         self._said.append(news)
 
     def _hear_death(self) -> None:
         self.gone = True
-        self._tell()
+        self._process.awake(self._tell)
 
     def _tell(self) -> None:
-        if self._process.paused:
-            self._world.after(0.01, self._tell)
-            return
         said, self._said = self._said, []
         for news in said:
             self.known.remove(Held(news.ticket, news.attempt))

@@ -38,7 +38,7 @@ class Process:
         #: Stopped, as by SIGSTOP: what comes is seen when it goes on.
         self.paused = False
         self.woke_at = world.now
-        self._unseen: list[Any] = []
+        self._unseen: list[Callable[[], None]] = []
         self.fail_next_commit = False
         self.perform: Callable[[Any], None] = lambda action: None
         self.died: Callable[[], None] = lambda: None
@@ -50,15 +50,22 @@ class Process:
     def _go_on(self) -> None:
         self.paused, self.woke_at = False, self.world.now
         unseen, self._unseen = self._unseen, []
-        for event in unseen:
-            self.submit(event)
+        for see in unseen:
+            see()
         self._commit()
+
+    def awake(self, see: Callable[[], None]) -> None:
+        """Does it now, or when it goes on, in its turn."""
+        if self.paused:
+            self._unseen.append(see)
+        else:
+            see()
 
     def submit(self, event: Any) -> None:
         if not self.alive:
             return
         if self.paused:
-            self._unseen.append(event)
+            self._unseen.append(lambda: self.submit(event))
             return
         outcome = self.step(event, self.world.now)
         self.world.steps += 1

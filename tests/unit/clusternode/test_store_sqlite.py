@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from clusternode.core.events import CancelAsked, Done, Kept, Record, Released, Submitted
 from clusternode.core.origin import Stored
 from clusternode.store.sqlite import (
+    BLOB_BYTES,
     PAGE_BYTES,
     PAGE_ROWS,
     SqliteStore,
@@ -39,6 +40,27 @@ VERSION_1 = """
     INSERT INTO kept VALUES ('T000000000000009', 3, 'succeeded', x'050607');
     PRAGMA application_id = 0x45564e44;
     PRAGMA user_version = 1;
+"""
+
+#: The same as version 2 made it. Not to be changed.
+VERSION_2 = """
+    CREATE TABLE node (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL, name TEXT NOT NULL);
+    CREATE TABLE tickets (
+        seq INTEGER PRIMARY KEY, ticket TEXT NOT NULL UNIQUE, submitted_at REAL NOT NULL,
+        cancelled INTEGER NOT NULL, attempt INTEGER NOT NULL, outcome TEXT, body BLOB NOT NULL
+    );
+    CREATE INDEX open_tickets ON tickets (seq) WHERE outcome IS NULL;
+    CREATE TABLE reports (seq INTEGER PRIMARY KEY, report BLOB NOT NULL);
+    CREATE TABLE kept (
+        ticket TEXT PRIMARY KEY, attempt INTEGER NOT NULL, outcome TEXT NOT NULL, report BLOB NOT NULL
+    );
+    INSERT INTO node VALUES (1, x'c12b6e8f296e31', 'alpha');
+    INSERT INTO tickets VALUES (1, 'T000000000000001', 5.5, 0, 2, 'failed', x'c1401aa69701');
+    INSERT INTO tickets VALUES (2, 'T000000000000002', 6.5, x'c11ad5be0d', 0, NULL, x'c14d322a6d02');
+    INSERT INTO reports VALUES (1, x'c1e5571a140304');
+    INSERT INTO kept VALUES ('T000000000000009', 3, 'succeeded', x'c10b6212a3050607');
+    PRAGMA application_id = 0x45564e44;
+    PRAGMA user_version = 2;
 """
 
 
@@ -259,12 +281,146 @@ def test_the_last_words_lead_where_all_of_them_lead(history: list[tuple[int, int
     assert {name for (name,) in released} == {ticket(seq) for seq, _ in history} - expected.keys()
 
 
+# --- large reports -----------------------------------------------------------------------------------------
+
+LARGE = bytes(range(256)) * (BLOB_BYTES // 256) + b"end"
+
+
+def files(directory: Path, name: str = "*") -> list[str]:
+    return sorted(path.name for path in (directory / "blobs").glob(name))
+
+
+async def test_a_large_report_is_in_a_segment_and_a_small_one_is_not(
+    store: SqliteStore, after_crash: SqliteStore, tmp_path: Path
+) -> None:
+    await store.commit([submitted(seq) for seq in (1, 2, 3)])
+    assert files(tmp_path) == []
+    reports = [LARGE, LARGE[:BLOB_BYTES], LARGE[::-1]]
+    await store.commit([Done(seq, ended(seq, report=report)) for seq, report in enumerate(reports, 1)])
+    assert (tmp_path / "blobs/reports-1").read_bytes() == LARGE + LARGE[::-1]
+    assert await after_crash.page(0) == [
+        done_row(seq, 1, "succeeded", report) for seq, report in enumerate(reports, 1)
+    ]
+
+
+async def test_a_large_report_of_one_that_was_stored_before_changes_nothing(store: SqliteStore) -> None:
+    await store.commit([submitted(1), Done(1, ended(1, report=LARGE))])
+    await store.commit([Done(1, ended(1, 2, "failed", LARGE[::-1]))])
+    assert await store.page(0) == [done_row(1, 1, "succeeded", LARGE)]
+
+
+async def test_pages_end_after_so_many_bytes_of_segments_too(store: SqliteStore) -> None:
+    half = LARGE * (PAGE_BYTES // len(LARGE) // 2 + 1)
+    await store.commit([submitted(seq) for seq in range(1, 6)])
+    await store.commit([Done(seq, ended(seq, report=half)) for seq in range(1, 6)])
+    assert [[row.seq for row in page] for page in await all_pages(store)] == [[1, 2], [3, 4], [5]]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE reports SET segment = NULL WHERE seq = 1",
+        "UPDATE reports SET segment = 2 WHERE seq = 1",
+        "UPDATE reports SET segment = 1.5 WHERE seq = 1",
+        "UPDATE reports SET segment = '../../x' WHERE seq = 1",
+        "UPDATE reports SET report = x'c100000000' WHERE seq = 1",
+        "UPDATE reports SET report = (SELECT report FROM reports WHERE seq = 2) WHERE seq = 1",
+        "DELETE FROM reports WHERE seq = 1",
+        "UPDATE tickets SET attempt = 2 WHERE seq = 1",
+    ],
+)
+async def test_a_row_that_names_another_place_has_no_report(
+    store: SqliteStore, tmp_path: Path, sql: str
+) -> None:
+    await store.commit([submitted(seq) for seq in (1, 2)])
+    await store.commit([Done(seq, ended(seq, report=LARGE)) for seq in (1, 2)])
+    connection = sqlite3.connect(tmp_path / FILE, isolation_level=None)
+    connection.execute(sql)
+    connection.close()
+    first, second = await store.page(0)
+    assert first.ended is not None
+    assert first.ended.body == b""
+    assert second == done_row(2, 1, "succeeded", LARGE)
+
+
+async def test_the_files_of_kept_results_go_with_the_last_of_them(store: SqliteStore, tmp_path: Path) -> None:
+    await store.commit([Kept(ended(seq, report=LARGE)) for seq in (1, 2)])
+    assert files(tmp_path) == ["kept-1"]
+    await store.commit([Released(ticket(1))])
+    assert files(tmp_path) == ["kept-1"]
+    assert await store.kept([ticket(1), ticket(2)]) == [ended(2, report=LARGE)]
+    await store.commit([Released(ticket(2))])
+    assert files(tmp_path) == []
+    await store.commit([Kept(ended(3, report=LARGE))])
+    assert await store.kept([ticket(3)]) == [ended(3, report=LARGE)]
+    await store.commit([Kept(ended(3, 2, report=b"small"))])
+    assert files(tmp_path) == []
+
+
+async def test_files_of_kept_results_have_a_bounded_size(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store._kept, "_size", 2 * len(LARGE))
+    for seq in range(1, 6):
+        await store.commit([Kept(ended(seq, report=LARGE))])
+    assert files(tmp_path) == ["kept-1", "kept-2", "kept-3"]
+    await store.commit([Released(ticket(seq)) for seq in (1, 3, 4)])
+    assert files(tmp_path) == ["kept-1", "kept-3"]
+    assert await store.kept([ticket(seq) for seq in range(1, 6)]) == [
+        ended(2, report=LARGE),
+        ended(5, report=LARGE),
+    ]
+
+
+async def test_what_a_crash_left_of_released_results_goes_at_the_next_start(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path)
+    await store.commit([submitted(1), Done(1, ended(1, report=LARGE)), Kept(ended(2, report=LARGE))])
+    await store.close()
+    for name in ("kept-7", "reports-7", "kept-x", "kept-07"):
+        (tmp_path / "blobs" / name).write_bytes(b"left")
+    store = await SqliteStore.open(tmp_path)
+    assert (await store.load())[2] == [(ticket(2), 1, len(LARGE))]
+    # History is never removed, and what is not ours is not touched.
+    assert files(tmp_path) == ["kept-07", "kept-1", "kept-x", "reports-1", "reports-7"]
+    await store.commit([submitted(2), Done(2, ended(2, report=LARGE)), Kept(ended(3, report=LARGE))])
+    assert (tmp_path / "blobs/reports-7").read_bytes() == b"left" + LARGE
+    assert await store.page(0) == [done_row(seq, 1, "succeeded", LARGE) for seq in (1, 2)]
+    assert await store.kept([ticket(2), ticket(3)]) == [ended(seq, report=LARGE) for seq in (2, 3)]
+    await store.close()
+
+
+async def test_a_kept_result_that_is_damaged_is_no_result(store: SqliteStore, tmp_path: Path) -> None:
+    await store.commit([Kept(ended(1, report=LARGE))])
+    (tmp_path / "blobs/kept-1").write_bytes(LARGE[::-1])
+    with pytest.raises(Damaged, match=r"a value in .*blobs/kept-1 has changed"):
+        await store.load()
+    with pytest.raises(Damaged, match=r"a value in .*blobs/kept-1 has changed"):
+        await store.kept([ticket(1)])
+
+
+async def test_nothing_is_removed_on_the_word_of_a_damaged_row(store: SqliteStore, tmp_path: Path) -> None:
+    await store.commit([Kept(ended(1, report=LARGE))])
+    connection = sqlite3.connect(tmp_path / FILE, isolation_level=None)
+    connection.execute("UPDATE kept SET segment = 3")
+    connection.close()
+    with pytest.raises(Damaged, match="a stored value"):
+        await store.load()
+    assert files(tmp_path) == ["kept-1"]
+
+
+async def test_a_directory_of_blobs_that_cannot_be_had_is_told_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "blobs").write_bytes(b"")
+    with pytest.raises(StartError, match="blobs cannot be used: File exists"):
+        await SqliteStore.open(tmp_path)
+
+
 # --- files -------------------------------------------------------------------------------------------------
 
 
-async def test_a_file_of_version_1_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [VERSION_1, VERSION_2], ids=["1", "2"])
+async def test_a_file_of_an_earlier_version_is_read(tmp_path: Path, version: str) -> None:
     connection = sqlite3.connect(tmp_path / FILE)
-    connection.executescript(VERSION_1)
+    connection.executescript(version)
     connection.close()
     store = await SqliteStore.open(tmp_path)
     assert await store.identity("other", None, "other") == ("n1", "alpha")
@@ -310,9 +466,9 @@ async def test_a_file_of_a_load_balancer_is_refused(tmp_path: Path) -> None:
 
 async def test_a_file_of_a_later_version_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / FILE)
-    connection.executescript(f"{VERSION_1} PRAGMA user_version = 3")
+    connection.executescript(f"{VERSION_1} PRAGMA user_version = 4")
     connection.close()
     with pytest.raises(
-        StartError, match=r"clusternode\.sqlite3 is of schema version 3, this program knows 2"
+        StartError, match=r"clusternode\.sqlite3 is of schema version 4, this program knows 3"
     ):
         await SqliteStore.open(tmp_path)

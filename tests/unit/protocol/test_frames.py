@@ -4,11 +4,23 @@ from hypothesis import strategies as st
 
 from protocol.errors import ProtocolError
 from protocol.frames import FrameDecoder, encode_frame
-from protocol.limits import FRAME_LIMIT, STRANGER_FRAME_LIMIT
+from protocol.limits import FRAME_LIMIT, KIB, STRANGER_FRAME_LIMIT
 
 from ..strategies import cuts, pieces
 
 LIMIT = 64
+#: Read at once; a frame that does not fit is read into memory of its own.
+READ_BYTES = 64 * KIB
+#: Around what makes a frame a large one, prefix and all.
+large_bodies = st.builds(
+    bytes.__mul__,
+    st.binary(min_size=1, max_size=1),
+    st.sampled_from([1, READ_BYTES - 5, READ_BYTES - 4, READ_BYTES - 3, READ_BYTES, 3 * READ_BYTES]),
+)
+
+
+def memory_of(decoder: FrameDecoder) -> int:
+    return len(decoder._small) + len(decoder._large or b"")
 
 
 def refusal(data: bytes, limit: int = FRAME_LIMIT) -> ProtocolError:
@@ -31,6 +43,38 @@ def test_any_split_of_a_stream_gives_the_same_bodies(bodies: list[bytes], sizes:
     got = [body for piece in pieces(stream, sizes) for body in decoder.feed(piece)]
     assert got == bodies
     assert not decoder.inside_frame
+
+
+@given(st.lists(large_bodies, max_size=6), st.lists(st.integers(1, 2 * READ_BYTES), min_size=1, max_size=10))
+def test_large_frames_come_whole_however_they_are_cut(bodies: list[bytes], sizes: list[int]) -> None:
+    stream = b"".join(map(encode_frame, bodies))
+    decoder = FrameDecoder()
+    got = [body for piece in pieces(stream, sizes) for body in decoder.feed(piece)]
+    assert got == bodies
+    assert not decoder.inside_frame
+    assert memory_of(decoder) == READ_BYTES
+
+
+@given(st.lists(large_bodies, min_size=1, max_size=6), st.data())
+def test_what_is_read_in_place_is_the_same(bodies: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(map(encode_frame, bodies))
+    decoder = FrameDecoder()
+    got: list[bytes] = []
+    while stream:
+        space = decoder.space()
+        assert len(space) > 0
+        count = data.draw(st.integers(1, min(len(space), len(stream))))
+        space[:count] = stream[:count]
+        stream = stream[count:]
+        got += map(bytes, decoder.filled(count))
+    assert got == bodies
+
+
+def test_a_large_frame_is_read_to_its_end_and_not_beyond() -> None:
+    decoder = FrameDecoder()
+    assert decoder.feed(encode_frame(bytes(READ_BYTES))[:100]) == []
+    assert len(decoder.space()) == READ_BYTES + 4 - 100
+    assert memory_of(decoder) == 2 * READ_BYTES
 
 
 @given(st.binary(min_size=1, max_size=LIMIT), st.data())
@@ -58,7 +102,8 @@ def test_hostile_bytes_only_ever_give_one_protocol_error_and_bounded_memory(
         bodies, refused = bodies_or_refusal(decoder, piece)
         assert error is None or refused is error
         assert all(0 < len(body) <= LIMIT for body in bodies)
-        assert len(decoder._buffer) < (4 if refused else LIMIT + 4)
+        assert decoder._have < (4 if refused else LIMIT + 4)
+        assert memory_of(decoder) == READ_BYTES
         error = refused
 
 
@@ -82,6 +127,10 @@ def test_an_empty_frame_is_refused_with_the_reason() -> None:
 @pytest.mark.parametrize("limit", [LIMIT, STRANGER_FRAME_LIMIT, FRAME_LIMIT])
 def test_a_frame_over_the_limit_is_refused_by_its_prefix_alone(limit: int) -> None:
     error = refusal((limit + 1).to_bytes(4, "big"), limit)
+    decoder = FrameDecoder(limit)
+    with pytest.raises(ProtocolError):
+        decoder.feed((limit + 1).to_bytes(4, "big") + bytes(LIMIT))
+    assert memory_of(decoder) == READ_BYTES
     assert error.status == 413
     assert error.reason == f"a frame of {limit + 1} bytes: at most {limit} are allowed here"
 

@@ -6,7 +6,7 @@ from protocol.limits import FRAME_LIMIT, LINK_BUFFER_LIMIT, STRANGER_FRAME_LIMIT
 from protocol.messages import Answer, Bye, Error, Info, Message, Query, decode, encode
 from runtime.connection import FrameConnection
 
-from ..fakes import FakeTransport
+from ..fakes import FakeTransport, deliver
 
 INFO = Info(1, 2, 3, 0.5, 4)
 LARGE = Answer(1, "x" * (STRANGER_FRAME_LIMIT + 1))
@@ -37,8 +37,8 @@ def link() -> Link:
 async def test_messages_come_in_order_however_they_are_cut(link: Link) -> None:
     stream = encode(INFO) + encode(Bye())
     for at in range(len(stream)):
-        link.connection.data_received(stream[at : at + 1])
-    link.connection.data_received(stream)
+        deliver(link.connection, stream[at : at + 1])
+    deliver(link.connection, stream)
     assert link.messages == [INFO, Bye()] * 2
     assert link.connection.bytes_received == 2 * len(stream)
 
@@ -50,8 +50,8 @@ async def test_messages_are_sent_as_frames(link: Link) -> None:
 
 
 async def test_what_the_peer_sends_wrong_is_told_to_it_and_ends_this_link(link: Link) -> None:
-    link.connection.data_received(encode(INFO))
-    link.connection.data_received(b"GET / HTTP/1.1\r\n\r\n")
+    deliver(link.connection, encode(INFO))
+    deliver(link.connection, b"GET / HTTP/1.1\r\n\r\n")
     assert link.messages == [INFO]
     (error,) = link.sent()
     assert isinstance(error, Error)
@@ -62,9 +62,9 @@ async def test_what_the_peer_sends_wrong_is_told_to_it_and_ends_this_link(link: 
 
 
 async def test_after_an_error_nothing_more_is_taken_or_sent(link: Link) -> None:
-    link.connection.data_received(bytes(4))
+    deliver(link.connection, bytes(4))
     sent = link.transport.written
-    link.connection.data_received(encode(INFO))
+    deliver(link.connection, encode(INFO))
     link.connection.send(INFO)
     assert link.messages == []
     assert link.transport.written == sent
@@ -80,7 +80,7 @@ async def test_messages_behind_one_that_closed_the_link_are_dropped(link: Link) 
 
     connection = FrameConnection(close_at_bye, link.lost.append)
     connection.connection_made(link.transport)
-    connection.data_received(encode(INFO) + encode(Bye()) + encode(INFO))
+    deliver(connection, encode(INFO) + encode(Bye()) + encode(INFO))
     assert messages == [INFO, Bye()]
 
 
@@ -98,7 +98,7 @@ async def test_a_refusal_before_the_connection_is_said_once_connected() -> None:
 
 async def test_a_stranger_gets_small_frames_only() -> None:
     link = Link(STRANGER_FRAME_LIMIT).connect()
-    link.connection.data_received(encode(LARGE)[:4])
+    deliver(link.connection, encode(LARGE)[:4])
     (error,) = link.sent()
     assert isinstance(error, Error)
     assert error.status == 413
@@ -107,7 +107,7 @@ async def test_a_stranger_gets_small_frames_only() -> None:
 async def test_a_trusted_peer_may_send_frames_of_full_size() -> None:
     link = Link(STRANGER_FRAME_LIMIT).connect()
     link.connection.trust()
-    link.connection.data_received(encode(LARGE))
+    deliver(link.connection, encode(LARGE))
     assert link.messages == [LARGE]
 
 
@@ -134,7 +134,7 @@ async def test_a_peer_that_does_not_read_loses_its_link_at_once(link: Link) -> N
 async def test_the_end_of_a_link_has_a_reason(
     link: Link, received: bytes, error: OSError | None, reason: str
 ) -> None:
-    link.connection.data_received(received)
+    deliver(link.connection, received)
     if error is None:
         assert not link.connection.eof_received()
     link.connection.connection_lost(error)
