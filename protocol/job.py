@@ -71,6 +71,11 @@ class Extras:
     cwd: str = ""
     stdin: str = ""
 
+    @property
+    def for_running(self) -> Extras | None:
+        """Itself, where it changes how the command is run."""
+        return self if self.env or self.cwd or self.stdin else None
+
     def given(self) -> dict[str, Any]:
         """Those that are not the default, by name."""
         return {

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from protocol.dialogue import CancelJob, GetResult, Status, Submit, Wait
 from protocol.dialogue import Nodes as NodesRequest
 from protocol.dialogue import Stats as StatsRequest
-from protocol.job import Ended
+from protocol.job import Ended, Extras
 from protocol.messages import Message
 from protocol.replies import Reply
 
@@ -202,13 +202,17 @@ class Disconnect:
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
-    """`behind` (ticket, attempt): the helper that runs that one starts this by itself, after all it has."""
+    """`behind` (ticket, attempt): the helper that runs that one starts this by itself, after all it has.
+
+    `extras` stand where some of them change how it is run.
+    """
 
     ticket: str
     attempt: int
     line: str
     time_limit: float | None
     behind: tuple[str, int] | None = None
+    extras: Extras | None = None
 
 
 @dataclass(frozen=True, slots=True)

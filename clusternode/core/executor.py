@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from clusternode.core.events import (
     CommandEnded,
@@ -121,7 +122,7 @@ class Executor:
                 continue
             if known is not None:
                 self._forget(item.ticket, out)
-            self.queue[item.ticket] = item
+            self._enqueue(item)
         if self.draining:
             self.give_back(out)
 
@@ -307,6 +308,20 @@ class Executor:
 
     # --- inside ----------------------------------------------------------------------------------
 
+    def _enqueue(self, item: JobItem) -> None:
+        """Behind all that waits with its priority or a higher one."""
+        last = next(reversed(self.queue.values()), item)
+        self.queue[item.ticket] = item
+        if item.priority > last.priority:
+            self._line_up()
+
+    def _line_up(self) -> None:
+        """The order of the queue: by priority, and among equals as they stand."""
+        waiting = list(self.queue.values())
+        if any(later.priority > sooner.priority for sooner, later in pairwise(waiting)):
+            waiting.sort(key=lambda item: -item.priority)
+            self.queue = {item.ticket: item for item in waiting}
+
     def _attempt(self, ticket: str) -> int | None:
         if ticket in self.queue:
             return self.queue[ticket].attempt
@@ -333,7 +348,8 @@ class Executor:
             case Command(line, limit):
                 self.running[ticket] = Running(attempt, spec, now)
                 self._lanes.start(Held(ticket, attempt), now)
-                out.prompt.append(Spawn(ticket, attempt, line, limit))
+                extras = spec.extras.for_running
+                out.prompt.append(Spawn(ticket, attempt, line, limit, extras=extras))
                 self._to_report[ticket, attempt] = now + STARTED_AFTER
 
     # --- commands ahead --------------------------------------------------------------------------
@@ -397,6 +413,7 @@ class Executor:
             out.prompt.append(Send(Returned([key])))
         else:
             self.queue = {key.ticket: ahead.item, **self.queue}
+            self._line_up()
 
     def _part(self, key: Held, out: Outcome) -> None:
         """A command that counts no more is killed; its end is nobody's news."""

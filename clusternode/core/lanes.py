@@ -111,7 +111,8 @@ class Lanes:
         """Puts it behind all that the lane has."""
         lane.ahead.append(ahead)
         self._patience.setdefault(lane.current, now + PATIENCE)
-        return Spawn(*ahead.key, ahead.spec.line, ahead.spec.time_limit, lane.current)
+        spec = ahead.spec
+        return Spawn(*ahead.key, spec.line, spec.time_limit, lane.current, spec.extras.for_running)
 
     def overdue(self, now: float) -> Iterator[Lane]:
         """Lanes whose command is not short after all."""

@@ -5,12 +5,14 @@ packages: only the standard library here. Both ends speak `marshal` behind a 4-b
 same interpreter; this is no wire of the protocol.
 
     node -> helper   ("set-up", variables of every job, directory for working directories), once
-                     ("run", key, command line, time limit or None)
+                     ("run", key, command line, time limit or None, wishes or None)
                      ("take", key)
                      ("kill", key)
     helper -> node   ("ended", key, started, finished, exit code, timed out,
                       stdout, stderr, stdout bytes in all, stderr bytes in all, reason)
                      ("taken", key)
+
+Wishes are (variables, working directory or "", standard input as bytes).
 
 A "run" that comes while a command runs waits here, and starts when those before it have ended, unless "take"
 comes first: "taken" answers that. A "take" of what has started has no answer but the "ended" of the command
@@ -45,6 +47,9 @@ LAST_READS = 32
 #: A process that cannot be killed (waiting for a dead disk, say) is waited for so long, then named.
 REAP_TIMEOUT = 5.0
 PR_SET_CHILD_SUBREAPER = 36
+#: Memory of large outputs serves the next one (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD): fresh pages cost as much
+#: as all the rest of a job that writes 1 MiB.
+KEPT_MEMORY = ((-3, 16 * 1024 * 1024), (-1, 32 * 1024 * 1024))
 SHELL = "/bin/sh"
 #: Prints the variables that it finds, each with a zero byte behind it.
 SHOW_VARIABLES = "env -0"
@@ -158,7 +163,12 @@ class Job:
     """One command from its start until nothing of it is left."""
 
     def __init__(
-        self, key: tuple[str, int], line: str, limit: float | None, surroundings: Surroundings
+        self,
+        key: tuple[str, int],
+        line: str,
+        limit: float | None,
+        wishes: tuple[dict[str, str], str, bytes] | None,
+        surroundings: Surroundings,
     ) -> None:
         """Raises OSError if there is nothing to be had to start it."""
         self.key = key
@@ -168,7 +178,11 @@ class Job:
         self._term_at = None if limit is None else self.started + limit
         self._kill_at: float | None = None
         try:
-            self.pid = surroundings.spawn(key, line, self.stdout.write_end, self.stderr.write_end)
+            ends = self.stdout.write_end, self.stderr.write_end
+            if wishes is None:
+                self.pid = surroundings.spawn(key, line, *ends)
+            else:
+                self.pid = surroundings.spawn_as_wished(key, line, wishes, *ends)
         except OSError:
             self.stdout.close()
             self.stderr.close()
@@ -331,6 +345,33 @@ class Surroundings:
                 return self._spawn_program(key, words, stdout, stderr)
         return self._spawn_shell(key, line, stdout, stderr)
 
+    def spawn_as_wished(
+        self,
+        key: tuple[str, int],
+        line: str,
+        wishes: tuple[dict[str, str], str, bytes],
+        stdout: int,
+        stderr: int,
+    ) -> int:
+        """The same, always by the shell, with other variables, another directory, or something to read."""
+        variables, directory, read = wishes
+        found = {os.fsencode(name): os.fsencode(value) for name, value in variables.items()}
+        if directory:
+            os.chdir(directory)
+        try:
+            with contextlib.ExitStack() as stack:
+                source = stack.enter_context(open(os.memfd_create("stdin"), "w+b")) if read else None
+                if source is not None:
+                    source.write(read)
+                    source.seek(0)
+                words = (SHELL, "-c", "--", line)
+                everything = with_key(self._variables, key) | found
+                options = self._options(stdout, stderr, None if source is None else source.fileno())
+                return os.posix_spawn(SHELL, words, everything, **options)
+        finally:
+            if directory:
+                os.chdir(self.place.path)
+
     def _spawn_program(self, key: tuple[str, int], words: list[str], stdout: int, stderr: int) -> int:
         assert self._from_shell is not None
         variables = with_key(self._from_shell, key)
@@ -343,10 +384,11 @@ class Surroundings:
         words = (SHELL, "-c", "--", line)
         return os.posix_spawn(SHELL, words, with_key(self._variables, key), **self._options(stdout, stderr))
 
-    def _options(self, stdout: int, stderr: int) -> dict[str, Any]:
+    def _options(self, stdout: int, stderr: int, stdin: int | None = None) -> dict[str, Any]:
+        nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
         return {
             "file_actions": (
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                nothing if stdin is None else (os.POSIX_SPAWN_DUP2, stdin, 0),
                 (os.POSIX_SPAWN_DUP2, stdout, 1),
                 (os.POSIX_SPAWN_DUP2, stderr, 2),
             ),
@@ -436,16 +478,23 @@ class Worker:
         for message in self._control.messages():
             self._obey(message, job)
 
-    def _run(self, key: tuple[str, int], line: str, limit: float | None) -> None:
+    def _run(
+        self,
+        key: tuple[str, int],
+        line: str,
+        limit: float | None,
+        wishes: tuple[dict[str, str], str, bytes] | None,
+    ) -> None:
         """One job, from its directory to its report."""
         began = time.monotonic()
         assert self._surroundings is not None
         place = self._surroundings.place
         try:
             place.enter()
-            job = Job(key, line, limit, self._surroundings)
+            job = Job(key, line, limit, wishes, self._surroundings)
         except OSError as error:
-            reason = f"it could not be started: {error.strerror}"
+            where = f" ({error.filename})" if error.filename else ""
+            reason = f"it could not be started: {error.strerror}{where}"
             self._control.send("ended", key, began, time.monotonic(), 126, False, b"", b"", 0, 0, reason)
             place.leave()
             return
@@ -468,7 +517,10 @@ def main() -> None:
     # The node raised its own limit of open files; a job gets the one that its user set.
     soft, hard = int(sys.argv[2]), resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    for parameter, size in KEPT_MEMORY:
+        libc.mallopt(parameter, size)
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(NodeGone, OSError):

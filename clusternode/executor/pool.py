@@ -288,7 +288,8 @@ class Pool:
         key = Key(job.ticket, job.attempt)
         helper.jobs.append(key)
         self._by_key[key] = helper
-        helper.send("run", tuple(key), job.line, job.time_limit)
+        wishes = job.extras and (dict(job.extras.env), job.extras.cwd, job.extras.stdin.encode())
+        helper.send("run", tuple(key), job.line, job.time_limit, wishes)
 
     def _line_of(self, key: Key) -> deque[Spawn] | None:
         for line in self._backlog:

@@ -169,6 +169,7 @@ class Balancer:
         node.link, node.deadline, node.heard_at, node.info = link, None, self._now, None
         node.recalled.clear()
         node.draining, node.asked_at = False, None
+        node.count_from(self._now)
         self._links[link] = node
         # At once, as it follows from no record, and must come before all else that does not wait.
         welcome = Welcome(self.balancer_id, self.epoch, self.settings.request_result_period)
@@ -343,10 +344,10 @@ class Balancer:
             elif ended.outcome == JobOutcome.LOST:
                 self.ledger.lose(job, crashed=True)
             elif _is_tried_again(job, ended):
-                node.done += 1
+                node.ended(self._now)
                 self.ledger.fail(job)
             else:
-                node.done += 1
+                node.ended(self._now)
                 self._courier.finish(job, ended)
             self._courier.received(node, ended)
 
@@ -361,7 +362,7 @@ class Balancer:
         self.ledger.counters["late results"] += 1
         if job.node is not None:
             self._to(self.ledger.nodes[job.node], Drop([Held(job.ticket, job.attempt)]))
-        node.done += 1
+        node.ended(self._now)
         self.ledger.finish(job, ended)
 
     def _on_res_req(self, node: Node, message: ResReq) -> None:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Collection, Iterator
 
 from loadbalancer.core.evenness import Load, least_loaded, surplus
 from loadbalancer.core.ledger import Ledger
-from loadbalancer.core.nodes import NODE_QUEUE_DEPTH, Node
+from loadbalancer.core.nodes import Node
 from protocol.limits import BATCH_ITEMS
 from protocol.messages import Held, Job, JobItem, Recall, in_batches, job_size
 
-#: While every node holds at least a quarter of what it may, rounds gather for so long: a message and a commit
+#: While every node holds at least this part of what it may, rounds gather for so long: a message and a commit
 #: for each job that ends would cost more than the jobs.
 ROUND_PAUSE = 0.01
-HUNGRY_BELOW = NODE_QUEUE_DEPTH // 4
+HUNGRY_PART = 4
 #: Between two recalls outside the period: work must not run to and fro faster than it is done.
 EVENING_PAUSE = 0.1
 #: Queues have drifted apart when they differ by more than this many jobs, and by more than this part of
@@ -48,7 +48,7 @@ class Dispatcher:
     def run_rounds(self, now: float) -> None:
         """Round after round while there is a job and room for it; soon, where no node is near to idle."""
         self.next_round = None
-        if now < self._last_rounds + ROUND_PAUSE and not any(map(_is_hungry, self._nodes)):
+        if now < self._last_rounds + ROUND_PAUSE and not self._is_any_hungry():
             self.next_round = self._last_rounds + ROUND_PAUSE
             return
         self._last_rounds = now
@@ -64,9 +64,19 @@ class Dispatcher:
         return [node for node in self._nodes if not node.draining]
 
     def _takers(self) -> Iterator[str]:
+        nodes, depth = self._taking(), self._depth
         return least_loaded(
-            [Load(len(node.jobs), node.order, node.node_id, node.room) for node in self._taking()]
+            [Load(len(node.jobs), node.order, node.node_id, depth - len(node.jobs)) for node in nodes]
         )
+
+    @property
+    def _depth(self) -> int:
+        """The same for all, or they could not hold the same."""
+        return max((node.depth for node in self._nodes), default=0)
+
+    def _is_any_hungry(self) -> bool:
+        enough = self._depth // HUNGRY_PART
+        return any(len(node.jobs) < enough for node in self._nodes)
 
     def _round(self, takers: Iterator[str]) -> bool:
         """False when nodes or jobs ran out."""
@@ -125,7 +135,3 @@ class Dispatcher:
     @property
     def _is_recalling(self) -> bool:
         return any(node.recalled for node in self._nodes)
-
-
-def _is_hungry(node: Node) -> bool:
-    return len(node.jobs) < HUNGRY_BELOW

@@ -151,7 +151,7 @@ class Ledger:
         self.waiting -= 1
         job.move(State.ASSIGNED)
         job.node, job.since = node.node_id, self.now
-        node.jobs[job.ticket] = job
+        node.give(job, self.now)
         self._turn += 1
         node.order = self._turn
         self.counters["dispatched"] += 1

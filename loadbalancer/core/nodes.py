@@ -8,16 +8,22 @@ from loadbalancer.core.jobs import Job, State
 from protocol.delivery import Delivery
 from protocol.messages import Info
 
-#: Jobs that a node may hold at once. Deep enough that a node of 0 ms jobs never waits for the round trip
-#: (5,000 jobs a second at 20 ms need 100), shallow enough that what waits is mostly here, where it can
-#: still go anywhere.
-NODE_QUEUE_DEPTH = 256
+#: A node may hold work for so many seconds, as fast as the fastest node does it: more than the way to and
+#: fro takes, so that none waits for it. What waits beyond that waits here, where it can still go anywhere,
+#: and where what others submit gets its turn.
+DEPTH_SECONDS = 0.05
+#: That in jobs: as long as nothing is known, and at most (20,000 jobs of 0 ms a second).
+FIRST_DEPTH, MOST_DEPTH = 64, 256
+#: Seconds over which the pace of a node is taken, at least.
+PACE_SECONDS = 0.05
 
 
 class Node:
     """`link` is None while it is away; `deadline` then says until when its jobs wait for it."""
 
     __slots__ = (
+        "_ended",
+        "_since",
         "asked_at",
         "deadline",
         "done",
@@ -31,6 +37,7 @@ class Node:
         "node_id",
         "order",
         "owed",
+        "pace",
         "recalled",
         "slots",
         "undelivered",
@@ -58,10 +65,35 @@ class Node:
         self.done = 0
         #: It is about to stop: nothing more goes to it.
         self.draining = False
+        #: Seconds from the end of one job to the end of the next, while it has any; None until that is known.
+        self.pace: float | None = None
+        self._since, self._ended = 0.0, 0
+
+    def count_from(self, now: float) -> None:
+        """Its pace is counted anew from here: before, it was away, or had nothing to do."""
+        self._since, self._ended = now, 0
+
+    def give(self, job: Job, now: float) -> None:
+        """One more to hold."""
+        if not self.jobs:
+            self.count_from(now)
+        self.jobs[job.ticket] = job
+
+    def ended(self, now: float) -> None:
+        """A job has ended here."""
+        self.done += 1
+        self._ended += 1
+        took = now - self._since
+        if took >= PACE_SECONDS:
+            pace = took / self._ended
+            self.pace = pace if self.pace is None else (self.pace + pace) / 2
+            self.count_from(now)
 
     @property
-    def room(self) -> int:
-        return NODE_QUEUE_DEPTH - len(self.jobs)
+    def depth(self) -> int:
+        """Jobs that it should hold at most, for itself alone."""
+        depth = FIRST_DEPTH if self.pace is None else int(DEPTH_SECONDS / self.pace)
+        return min(MOST_DEPTH, max(depth, 2 * self.slots))
 
     @property
     def running(self) -> int:

@@ -212,3 +212,41 @@ class TestWhatItLeavesBehind:
     def test_a_file_too_large_to_remove_at_once_is_removed_too(self, run: Run) -> None:
         result = run("pwd; for i in $(seq 200); do echo x > f$i; done")
         eventually(lambda: not Path(result["stdout"].strip()).exists(), "the directory is gone")
+
+
+class TestWhatItAsksFor:
+    def test_variables(self, run: Run) -> None:
+        result = run("--env A=b --env 'C=two words' -- echo $A-$C-$EVENLY_ATTEMPT")
+        assert result["stdout"] == "b-two words-1\n"
+        assert result["job"]["env"] == {"A": "b", "C": "two words"}
+        assert run("echo -$A-")["stdout"] == "--\n", "the next job has none of it"
+
+    def test_a_path_of_its_own(self, run: Run, tmp_path: Path) -> None:
+        program = tmp_path / "only-here"
+        program.write_text("#!/bin/sh\necho found\n")
+        program.chmod(0o755)
+        assert run(f"--env PATH={tmp_path}:/usr/bin:/bin -- only-here")["stdout"] == "found\n"
+        assert run("only-here")["exit_code"] == 127
+
+    def test_something_to_read(self, run: Run) -> None:
+        assert run("--stdin 'a line' -- cat")["stdout"] == "a line"
+        assert run("cat")["stdout"] == ""
+
+    def test_a_directory(self, run: Run, tmp_path: Path) -> None:
+        assert run(f"--cwd {tmp_path} -- pwd; touch made")["stdout"] == f"{tmp_path}\n"
+        assert (tmp_path / "made").exists(), "nothing of it is removed"
+        assert run("ls -A")["stdout"] == "", "the next job has an empty one"
+
+    def test_a_directory_that_is_not_there_is_named(self, run: Run) -> None:
+        result = run("--cwd /nowhere/at/all -- pwd")
+        assert (result["outcome"], result["exit_code"]) == ("failed", 126)
+        assert result["reason"] == "it could not be started: No such file or directory (/nowhere/at/all)"
+        assert run("pwd")["outcome"] == "succeeded"
+
+    def test_all_of_it_as_json(self, client: Client) -> None:
+        (ticket,) = client.submit(
+            '{"run": "echo $X; cat", "env": {"X": "y"}, "stdin": "z", "name": "all", "tag": "t"}'
+        )
+        (result,) = client.wait(ticket)
+        assert result["stdout"] == "y\nz"
+        assert (result["job"]["name"], result["job"]["tag"]) == ("all", "t")

@@ -40,7 +40,7 @@ from clusternode.core.lanes import AHEAD_MOST, PATIENCE
 from clusternode.core.node import Identity, NodeCore
 from clusternode.core.origin import Stored
 from protocol.dialogue import CancelJob, GetResult, Nodes, Stats, Status, Submit, Wait
-from protocol.job import Command, Ended, JobSpec, Report, Sleep, unpack_report
+from protocol.job import Command, Ended, Extras, JobSpec, Report, Sleep, unpack_report
 from protocol.messages import (
     AckJobs,
     AckResults,
@@ -963,3 +963,32 @@ def test_a_node_that_drains_shows_it_when_it_alone_can_be_asked() -> None:
         (reply,) = bench.replies()
         shown.append([node["draining"] for node in reply.nodes])
     assert shown == [[False], [True]]
+
+
+# --- priorities --------------------------------------------------------------------------------------
+
+
+def test_what_waits_here_goes_by_priority_and_then_by_its_coming() -> None:
+    bench = Bench()
+    bench.connect()
+
+    def give(*jobs: tuple[int, int]) -> None:
+        items = [
+            JobItem(ticket(number), 1, 1.0, Sleep(1000).pack(), priority=priority)
+            for number, priority in jobs
+        ]
+        bench.hear(Job(items))
+
+    give((0, 0))
+    give((1, 0), (2, 5), (3, 0))
+    give((4, 5), (5, -1), (6, 9))
+    assert list(bench.core.executor.queue) == [ticket(number) for number in (6, 2, 4, 1, 3, 5)]
+    assert list(bench.core.executor.running) == [ticket(0)], "what runs is left alone"
+
+
+def test_what_a_command_asks_for_reaches_its_helper() -> None:
+    bench = Bench(slots=2)
+    bench.connect()
+    extras = Extras(3, "name", env=(("A", "b"),), stdin="x")
+    bench.give(Command("a", extras=extras), Command("b", extras=Extras(3, "name")))
+    assert [spawn.extras for spawn in bench.did(Spawn)] == [extras, None]

@@ -10,7 +10,7 @@ import pytest
 
 from cluster import check_ledger
 from loadbalancer.core.balancer import Balancer
-from loadbalancer.core.dispatch import HUNGRY_BELOW, ROUND_PAUSE
+from loadbalancer.core.dispatch import HUNGRY_PART, ROUND_PAUSE
 from loadbalancer.core.events import (
     Close,
     Deliver,
@@ -24,6 +24,7 @@ from loadbalancer.core.events import (
 from loadbalancer.core.jobs import Forget, Row, State
 from loadbalancer.core.jobs import Job as JobOfBalancer
 from loadbalancer.core.ledger import LOST_REMEMBERED
+from loadbalancer.core.nodes import DEPTH_SECONDS, FIRST_DEPTH, MOST_DEPTH
 from loadbalancer.core.settings import Settings
 from protocol.job import Ended, Report, Sleep, unpack_report
 from protocol.limits import INFO_PERIOD, LINK_TIMEOUT
@@ -91,8 +92,10 @@ class Bench:
     def say(self, link: int, message: Any, after: float = 0.0) -> Outcome:
         return self.step(MessageReceived(link, message), after)
 
-    def submit(self, link: int, *numbers: int, retries: int = 0, at_most_once: bool = False) -> Outcome:
-        items = [JobItem(ticket(n), 0, self.now, BODY, retries, at_most_once) for n in numbers]
+    def submit(
+        self, link: int, *numbers: int, retries: int = 0, at_most_once: bool = False, priority: int = 0
+    ) -> Outcome:
+        items = [JobItem(ticket(n), 0, self.now, BODY, retries, at_most_once, priority) for n in numbers]
         return self.say(link, Job(items))
 
     def tick(self, after: float) -> Outcome:
@@ -167,7 +170,7 @@ def test_rounds_gather_while_no_node_is_near_to_idle() -> None:
     assert due == pytest.approx(bench.now + ROUND_PAUSE)
     bench.tick_at(due)
     assert len(bench.given(1)) == 1
-    most = 256 - HUNGRY_BELOW
+    most = FIRST_DEPTH - FIRST_DEPTH // HUNGRY_PART
     bench.say(1, Result([ended(number) for number in range(1, 1 + most)]))
     assert not bench.given(1)
     bench.say(1, Result([ended(1 + most)]))
@@ -495,16 +498,69 @@ def test_an_origin_that_asks_for_an_unknown_ticket_is_told_so() -> None:
 def test_a_restart_finds_every_job_where_it_was() -> None:
     bench = Bench()
     bench.join(1)
-    bench.submit(1, *range(300))
+    bench.submit(1, *range(100))
     bench.say(1, Result([ended(0)]), after=ROUND_PAUSE)
     again = bench.restarted()
     ledger = again.core.ledger
-    assert len(ledger.jobs) == 300
-    assert len(ledger.nodes["id1"].jobs) == 257, "one has ended, and its executor still has the result"
-    assert ledger.waiting == 43
+    assert len(ledger.jobs) == 100
+    assert len(ledger.nodes["id1"].jobs) == FIRST_DEPTH + 1, (
+        "one has ended, and its executor still has the result"
+    )
+    assert ledger.waiting == 35
     again.join(2)
-    assert len(again.given(2)) == 43, "what no node can hold is dispatched at once"
-    assert len(ledger.nodes["id1"].jobs) == 257, "the rest waits for its node"
+    assert len(again.given(2)) == 35, "what no node can hold is dispatched at once"
+    assert len(ledger.nodes["id1"].jobs) == FIRST_DEPTH + 1, "the rest waits for its node"
+
+
+def test_a_node_of_short_jobs_holds_more_of_them_and_one_of_long_jobs_fewer() -> None:
+    bench = Bench()
+    bench.join(1)
+    bench.submit(1, *range(2000))
+    node = bench.core.ledger.nodes["id1"]
+    assert len(node.jobs) == FIRST_DEPTH
+    done = iter(range(2000))
+    for _ in range(60):  # 16 jobs in 2 ms
+        bench.say(1, Result([ended(next(done)) for _ in range(16)]), after=0.002)
+    assert len(node.jobs) > MOST_DEPTH - 16
+    for _ in range(200):
+        bench.say(1, Result([ended(next(done))]), after=0.01)
+    bench.tick(ROUND_PAUSE)
+    assert len(node.jobs) == pytest.approx(DEPTH_SECONDS / 0.01, abs=1)
+
+
+def test_all_nodes_may_hold_as_many_as_the_fastest() -> None:
+    bench = Bench()
+    bench.join(1)
+    bench.join(2)
+    bench.submit(1, *range(400))
+    for number in range(0, 60, 2):  # node 1 does a job in 1 ms, node 2 none
+        bench.say(1, Result([ended(number)]), after=0.001)
+    bench.tick(ROUND_PAUSE)
+    one, two = bench.held()
+    assert abs(one - two) <= 1
+
+
+def test_a_higher_priority_goes_first_and_a_lower_one_last() -> None:
+    bench = Bench(eager=False, max_num_jobs_dispatch=1000)
+    bench.join(1)
+    for number, priority in enumerate((0, -3, 5, 0, 100, -100, 5)):
+        bench.submit(1, number, priority=priority)
+    bench.tick(5.0)
+    assert [given for given, _ in bench.given(1)] == [ticket(number) for number in (4, 2, 6, 0, 3, 1, 5)]
+    assert [item.priority for item in bench.sent(Job, 1)[0].jobs] == [100, 5, 5, 0, 0, -3, -100]
+    assert [row.priority for row in bench.rows()] == [0, -3, 5, 0, 100, -100, 5]
+
+
+def test_each_origin_gets_its_turn() -> None:
+    bench = Bench(eager=False, max_num_jobs_dispatch=1000)
+    bench.join(1)
+    bench.join(2)
+    bench.submit(1, *range(5))
+    bench.submit(2, 10, 11)
+    bench.tick(5.0)
+    given = [given for given, _ in bench.dispatched]
+    order = sorted(given, key=lambda each: bench.core.ledger.jobs[each].node or "")
+    assert {order.index(ticket(10)) % 4, order.index(ticket(11)) % 4} <= {0, 1}, "not behind the five"
 
 
 # --- retries -------------------------------------------------------------------------------------
