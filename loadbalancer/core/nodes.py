@@ -14,8 +14,9 @@ from protocol.messages import Info
 DEPTH_SECONDS = 0.05
 #: That in jobs: as long as nothing is known, and at most (20,000 jobs of 0 ms a second).
 FIRST_DEPTH, MOST_DEPTH = 64, 256
-#: Seconds over which the pace of a node is taken, at least.
+#: Seconds over which the pace of a node is taken, unless it runs dry before; and the shortest of a job.
 PACE_SECONDS = 0.05
+SHORTEST_PACE = 1e-5
 
 
 class Node:
@@ -80,13 +81,18 @@ class Node:
         self.jobs[job.ticket] = job
 
     def ended(self, now: float) -> None:
-        """A job has ended here."""
+        """A job is about to leave that has ended here.
+
+        A node that got few jobs and had done them before more came was faster than that tells, never slower:
+        so a shorter time counts at once, a longer one by half.
+        """
         self.done += 1
         self._ended += 1
         took = now - self._since
-        if took >= PACE_SECONDS:
-            pace = took / self._ended
-            self.pace = pace if self.pace is None else (self.pace + pace) / 2
+        if took >= PACE_SECONDS or len(self.jobs) == 1:
+            pace = max(took / self._ended, SHORTEST_PACE)
+            slower = self.pace is not None and pace > self.pace
+            self.pace = (self.pace + pace) / 2 if slower and self.pace is not None else pace
             self.count_from(now)
 
     @property

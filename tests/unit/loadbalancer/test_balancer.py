@@ -521,11 +521,26 @@ def test_a_node_of_short_jobs_holds_more_of_them_and_one_of_long_jobs_fewer() ->
     done = iter(range(2000))
     for _ in range(60):  # 16 jobs in 2 ms
         bench.say(1, Result([ended(next(done)) for _ in range(16)]), after=0.002)
-    assert len(node.jobs) > MOST_DEPTH - 16
-    for _ in range(200):
+    bench.tick(ROUND_PAUSE)
+    assert len(node.jobs) == MOST_DEPTH
+    for _ in range(300):
         bench.say(1, Result([ended(next(done))]), after=0.01)
     bench.tick(ROUND_PAUSE)
     assert len(node.jobs) == pytest.approx(DEPTH_SECONDS / 0.01, abs=1)
+
+
+def test_a_node_that_runs_dry_soon_gets_more_at_once() -> None:
+    bench = Bench()
+    bench.join(1)
+    bench.submit(1, 0)
+    bench.say(1, Result([ended(0)]), after=60.0)
+    node = bench.core.ledger.nodes["id1"]
+    assert node.depth == 2
+    bench.submit(1, *range(1, 1000))
+    assert len(node.jobs) == 2
+    for _ in range(3):
+        bench.say(1, Result([Ended(each, 1, "succeeded", b"") for each in node.jobs]), after=0.002)
+    assert len(node.jobs) == MOST_DEPTH
 
 
 def test_all_nodes_may_hold_as_many_as_the_fastest() -> None:
