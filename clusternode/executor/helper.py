@@ -174,6 +174,8 @@ class Job:
         self.key = key
         self.stdout, self.stderr = Output(), Output()
         self.timed_out = False
+        #: Processes of it that could not be killed.
+        self.stuck = 0
         self.started = time.monotonic()
         self._term_at = None if limit is None else self.started + limit
         self._kill_at: float | None = None
@@ -242,7 +244,7 @@ class Job:
         self.signal(signal.SIGKILL)
         _, status = os.waitpid(self.pid, 0)
         os.close(self.pidfd)
-        stuck = reap_descendants()
+        stuck = self.stuck = reap_descendants()
         self.stdout.close()
         self.stderr.close()
         reason = f"{stuck} of its processes could not be killed" if stuck else ""
@@ -293,17 +295,24 @@ class Place:
         """Raises OSError where there is none to be had."""
         if self._untouched is not None:
             return
-        self._made += 1
-        self.path = f"{self._parent}/{os.getpid()}.{self._made}"
-        os.mkdir(self.path, 0o700)
+        self._make()
         # posix_spawn cannot change the directory; the child takes ours.
         os.chdir(self.path)
         # Whatever comes into it or goes changes this time, also within one tick of the clock.
         os.utime(self.path, (0, 0))
         self._untouched = self._look()
 
-    def leave(self) -> None:
-        if self._untouched is None or self._untouched == self._look():
+    def _make(self) -> None:
+        while True:
+            self._made += 1
+            self.path = f"{self._parent}/{os.getpid()}.{self._made}"
+            # One that died may have had our number, and left its own behind.
+            with contextlib.suppress(FileExistsError):
+                return os.mkdir(self.path, 0o700)
+
+    def leave(self, is_shared: bool = False) -> None:
+        """`is_shared`: something of the job is still in it."""
+        if self._untouched is None or (self._untouched == self._look() and not is_shared):
             return
         self._untouched = None
         os.chdir("/")
@@ -509,7 +518,7 @@ class Worker:
             *("ended", key, job.started, time.monotonic(), code, job.timed_out),
             *(out.kept(), err.kept(), out.total, err.total, reason),
         )
-        place.leave()
+        place.leave(is_shared=job.stuck > 0)
 
 
 def main() -> None:

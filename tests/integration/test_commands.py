@@ -81,6 +81,26 @@ class TestItsSurroundings:
         assert count == "0"
         eventually(lambda: not Path(where).exists(), f"{where} is gone")
 
+    def test_nothing_that_a_job_leaves_in_its_directory_is_seen_by_another(self, client: Client) -> None:
+        lines = [
+            "run touch file",
+            "run ls -A",
+            "run mkdir directory",
+            "run chmod 777 .",
+            "run stat -c %a%h .",
+        ]
+        tickets = client.submit(*lines * 12)
+        said = {each["stdout"] for each in client.wait(*tickets)}
+        assert said == {"", "7002\n"}
+
+    def test_a_command_of_plain_words_finds_the_same(self, run: Run) -> None:
+        result = run("printenv EVENLY_TICKET EVENLY_ATTEMPT")
+        assert result["stdout"] == f"{result['ticket']}\n1\n"
+        where = run("printenv PWD")["stdout"]
+        assert Path(where.strip()).parent.name == "work"
+        pid, _, _, _, group, session = run("cat /proc/self/stat")["stdout"].split()[:6]
+        assert pid == group == session
+
     def test_its_input_is_at_its_end(self, run: Run) -> None:
         result = run("cat; read line; echo $?")
         assert (result["outcome"], result["stdout"]) == ("succeeded", "1\n")

@@ -193,6 +193,22 @@ def test_a_directory_that_was_left_as_it_was_is_used_again(place: Place) -> None
     assert place.path == os.getcwd() == path
 
 
+def test_a_directory_that_something_of_the_job_is_still_in_is_not_used_again(place: Place) -> None:
+    place.enter()
+    path = place.path
+    place.leave(is_shared=True)
+    place.enter()
+    assert place.path != path
+
+
+def test_what_another_helper_of_the_same_number_left_behind_is_no_hindrance(
+    place: Place, tmp_path: Path
+) -> None:
+    (tmp_path / f"{os.getpid()}.1").mkdir()
+    place.enter()
+    assert os.listdir(place.path) == []
+
+
 def touch_and_remove(path: Path) -> None:
     (path / "file").touch()
     (path / "file").unlink()
