@@ -48,7 +48,7 @@ from protocol.messages import (
 STARTED_AFTER = 0.05
 #: While more jobs wait here, results gather for so long before they are sent: a message and a commit at
 #: the load balancer for each would cost more than the jobs. The last ones never wait.
-GATHER = 0.02
+GATHER = 0.03
 GATHER_MOST = 64
 #: A result that the load balancer has not acknowledged after this long goes to our own disk.
 KEEP_AFTER = 0.5

@@ -11,7 +11,7 @@ from protocol.messages import Info
 #: A node may hold work for so many seconds, as fast as the fastest node does it: more than the way to and
 #: fro takes, so that none waits for it. What waits beyond that waits here, where it can still go anywhere,
 #: and where what others submit gets its turn.
-DEPTH_SECONDS = 0.1
+DEPTH_SECONDS = 0.06
 #: That in jobs: as long as nothing is known, and at most (20,000 jobs of 0 ms a second).
 FIRST_DEPTH, MOST_DEPTH = 64, 256
 #: Seconds over which the pace of a node is taken, unless it runs dry before; and the shortest of a job.
