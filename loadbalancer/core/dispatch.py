@@ -71,11 +71,11 @@ class Dispatcher:
 
     @property
     def _depth(self) -> int:
-        """The same for all, or they could not hold the same."""
-        return max((node.depth for node in self._nodes), default=0)
+        """The same for all, and what one has got already others may get: or they could not hold the same."""
+        return max((max(node.depth, len(node.jobs)) for node in self._taking()), default=0)
 
     def _is_any_hungry(self) -> bool:
-        enough = self._depth // HUNGRY_PART
+        enough = max((node.depth for node in self._nodes), default=0) // HUNGRY_PART
         return any(len(node.jobs) < enough for node in self._nodes)
 
     def _round(self, takers: Iterator[str]) -> bool:

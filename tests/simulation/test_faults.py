@@ -178,7 +178,9 @@ def check_evenness(world: World, chance: random.Random) -> None:
         # One that the crash took along may have ended by CRASH_LIMIT.
         still_open = sum(len(node.process.core.origin.open) for node in living if node.process is not None)
         slots = living[0].slots
-        return sum(held) == still_open and len(held) == len(living) and max(held) <= max(min(held) + 1, slots)
+        waiting = world.core.ledger.waiting if world.balancer is not None else 0
+        is_all_there = sum(held) + waiting == still_open and len(held) == len(living)
+        return is_all_there and max(held) <= max(min(held) + 1, slots)
 
     world.run_until(is_even, within=30.0)
     for ticket in world.submitted:

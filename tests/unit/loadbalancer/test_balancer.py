@@ -555,6 +555,18 @@ def test_all_nodes_may_hold_as_many_as_the_fastest() -> None:
     assert abs(one - two) <= 1
 
 
+def test_a_node_that_joins_gets_as_many_as_those_that_are_there_hold() -> None:
+    bench = Bench()
+    bench.join(1)
+    bench.submit(1, *range(300))
+    bench.say(1, Result([ended(0)]), after=60.0)  # they take long: nothing more is dispatched
+    bench.tick(ROUND_PAUSE)
+    assert bench.held() == [FIRST_DEPTH - 1]
+    bench.join(2)
+    bench.tick(ROUND_PAUSE)
+    assert bench.held() == [FIRST_DEPTH] * 2, "as many as a node of which nothing is known"
+
+
 def test_a_higher_priority_goes_first_and_a_lower_one_last() -> None:
     bench = Bench(eager=False, max_num_jobs_dispatch=1000)
     bench.join(1)
