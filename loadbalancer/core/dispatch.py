@@ -48,6 +48,8 @@ class Dispatcher:
     def run_rounds(self, now: float) -> None:
         """Round after round while there is a job and room for it; soon, where no node is near to idle."""
         self.next_round = None
+        if not self._ledger.waiting:
+            return
         if now < self._last_rounds + ROUND_PAUSE and not self._is_any_hungry():
             self.next_round = self._last_rounds + ROUND_PAUSE
             return

@@ -177,6 +177,17 @@ def test_rounds_gather_while_no_node_is_near_to_idle() -> None:
     assert bench.given(1), "it is hungry, and that cannot wait"
 
 
+def test_a_round_that_was_put_off_is_forgotten_when_nothing_waits_any_more() -> None:
+    bench = Bench()
+    bench.join(1)
+    bench.submit(1, *range(FIRST_DEPTH + 1))
+    bench.say(1, Result([ended(0)]))
+    assert bench.core.next_deadline() == pytest.approx(bench.now + ROUND_PAUSE)
+    bench.say(1, Cancel([Held(ticket(FIRST_DEPTH), 0)]))
+    bench.tick(ROUND_PAUSE)
+    assert bench.core.next_deadline() > bench.now
+
+
 def test_a_repeated_submission_is_acknowledged_and_not_run_twice() -> None:
     bench = Bench()
     bench.join(1)
