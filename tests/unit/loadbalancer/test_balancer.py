@@ -24,7 +24,7 @@ from loadbalancer.core.events import (
 from loadbalancer.core.jobs import Forget, Row, State
 from loadbalancer.core.jobs import Job as JobOfBalancer
 from loadbalancer.core.ledger import LOST_REMEMBERED
-from loadbalancer.core.nodes import DEPTH_SECONDS, FIRST_DEPTH, MOST_DEPTH
+from loadbalancer.core.nodes import DEPTH_A_SLOT, DEPTH_SECONDS, FIRST_DEPTH, MOST_DEPTH
 from loadbalancer.core.settings import Settings
 from protocol.job import Ended, Report, Sleep, unpack_report
 from protocol.limits import INFO_PERIOD, LINK_TIMEOUT
@@ -535,9 +535,13 @@ def test_a_node_of_short_jobs_holds_more_of_them_and_one_of_long_jobs_fewer() ->
     bench.tick(ROUND_PAUSE)
     assert len(node.jobs) == MOST_DEPTH
     for _ in range(300):
-        bench.say(1, Result([ended(next(done))]), after=0.01)
+        bench.say(1, Result([ended(next(done))]), after=0.005)
     bench.tick(ROUND_PAUSE)
-    assert len(node.jobs) == pytest.approx(DEPTH_SECONDS / 0.01, abs=1)
+    assert len(node.jobs) == pytest.approx(DEPTH_SECONDS / 0.005, abs=1)
+    for _ in range(300):
+        bench.say(1, Result([ended(next(done))]), after=0.05)
+    bench.tick(ROUND_PAUSE)
+    assert len(node.jobs) == DEPTH_A_SLOT
 
 
 def test_a_node_that_runs_dry_soon_gets_more_at_once() -> None:
@@ -546,9 +550,9 @@ def test_a_node_that_runs_dry_soon_gets_more_at_once() -> None:
     bench.submit(1, 0)
     bench.say(1, Result([ended(0)]), after=60.0)
     node = bench.core.ledger.nodes["id1"]
-    assert node.depth == 2
+    assert node.depth == DEPTH_A_SLOT
     bench.submit(1, *range(1, 1000))
-    assert len(node.jobs) == 2
+    assert len(node.jobs) == DEPTH_A_SLOT
     for _ in range(3):
         bench.say(1, Result([Ended(each, 1, "succeeded", b"") for each in node.jobs]), after=0.002)
     assert len(node.jobs) == MOST_DEPTH
