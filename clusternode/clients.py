@@ -30,6 +30,7 @@ from protocol.dialogue import (
     Status,
     Submit,
     Wait,
+    WaitForAll,
     parse_line,
 )
 from protocol.errors import ProtocolError
@@ -179,8 +180,9 @@ class Client(asyncio.Protocol):
             request = TOO_LONG if raw is None else parse_line(raw)
             if request is None:
                 continue
-            number, self._next_line = self._next_line, self._next_line + 1
-            requests.append((number, request))
+            for each in map(Wait, request.tickets) if isinstance(request, WaitForAll) else (request,):
+                number, self._next_line = self._next_line, self._next_line + 1
+                requests.append((number, each))
             if isinstance(request, Exit):
                 self._input_over = True
                 self._lines.clear()

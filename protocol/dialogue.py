@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from protocol.job import JobSpec, Sleep, is_ticket
-from protocol.limits import LINE_LIMIT, SLEEP_LIMIT_MS, TICKET_LENGTH
+from protocol.limits import LINE_LIMIT, SLEEP_LIMIT_MS, TICKET_LENGTH, WAIT_LIMIT
 from protocol.options import OPTIONS, BadOption, command, split
 
 
@@ -25,6 +25,13 @@ class GetResult:
 @dataclass(frozen=True, slots=True)
 class Wait:
     ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaitForAll:
+    """Two tickets or more: a reply each, as if each had a `wait` of its own."""
+
+    tickets: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +82,19 @@ class Invalid:
 
 
 Request = (
-    Submit | GetResult | Wait | Status | CancelJob | GetAll | Nodes | Stats | Help | Json | Exit | Invalid
+    Submit
+    | GetResult
+    | Wait
+    | WaitForAll
+    | Status
+    | CancelJob
+    | GetAll
+    | Nodes
+    | Stats
+    | Help
+    | Json
+    | Exit
+    | Invalid
 )
 
 _OPTIONS = "\n".join(f"{'':26}{option.form:<17}{option.help}" for option in OPTIONS.values())
@@ -85,7 +104,7 @@ run <command line>      submit a command for /bin/sh -c; options before it, then
 {_OPTIONS}
 {{"run": "...", ...}}     the same as one JSON object, options by their names: {{"run": "make", "time": 60}}
 result <ticket>         its result, once done; r<ticket> does the same
-wait <ticket>           the same, when it is done
+wait <ticket> ...       the same, when it is done; of more tickets one after the other
 status <ticket>         where it is
 cancel <ticket>         stop it
 getall                  every ticket of this node with its result, then an empty line
@@ -177,6 +196,18 @@ def _of_ticket(name: str, request: Callable[[str], Request]) -> Callable[[str], 
     return parse
 
 
+def _wait(rest: str) -> Request:
+    tickets = tuple(rest.upper().split())
+    if len(tickets) < 2:
+        return _wait_for_one(rest)
+    if len(tickets) > WAIT_LIMIT:
+        return Invalid(f"wait takes {WAIT_LIMIT} tickets at most, not {len(tickets)}: give it a line more.")
+    wrong = next((ticket for ticket in tickets if not is_ticket(ticket)), None)
+    if wrong is not None:
+        return Invalid(f"wait takes tickets, {TICKET_LENGTH} letters and digits each, not {wrong[:40]!r}.")
+    return WaitForAll(tickets)
+
+
 def _alone(name: str, request: Request) -> Callable[[str], Request]:
     def parse(rest: str) -> Request:
         return Invalid(f"{name} stands alone on its line, without {rest[:40]!r}.") if rest else request
@@ -184,12 +215,14 @@ def _alone(name: str, request: Request) -> Callable[[str], Request]:
     return parse
 
 
+_wait_for_one = _of_ticket("wait", Wait)
+
 _COMMANDS: dict[str, Callable[[str], Request]] = {
     "run": _run,
     "task": lambda rest: Invalid(f"task {NOT_YET}"),
     "tail": lambda rest: Invalid(f"tail {NOT_YET}"),
     "result": _of_ticket("result", GetResult),
-    "wait": _of_ticket("wait", Wait),
+    "wait": _wait,
     "status": _of_ticket("status", Status),
     "cancel": _of_ticket("cancel", CancelJob),
     "getall": _alone("getall", GetAll()),

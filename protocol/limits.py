@@ -36,6 +36,8 @@ LINE_LIMIT = 64 * KIB
 LINES_PER_TURN = 500
 #: Replies a client may be owed (`wait` holds back those behind it) before its lines are left unread.
 PIPELINE_LIMIT = 100_000
+#: Tickets of one `wait`: each is owed a reply, and all of them are taken in one turn.
+WAIT_LIMIT = 1000
 #: A client that does not read gets no more than this buffered; then its lines are left unread.
 CLIENT_BUFFER_LIMIT = 1 * MIB
 #: Clients of one node at once; one more is told so.

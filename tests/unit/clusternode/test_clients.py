@@ -296,6 +296,19 @@ async def test_questions_behind_a_wait_are_asked_when_their_turn_has_come(
     assert session.lines()[5:] == [Stats()]
 
 
+async def test_a_wait_for_more_is_a_wait_for_each_in_the_order_given(session: Session) -> None:
+    await session.type(f"wait {ticket(2)} {ticket(1)}\nstatus {ticket(3)}\n5\n".encode())
+    assert session.lines() == [Wait(ticket(2)), Wait(ticket(1)), Submit(Sleep(5))]
+    session.client.answer(1, UnknownTicket(ticket(1)))
+    session.client.answer(3, TicketIssued("A"))
+    await session.rest()
+    assert session.transport.written == b""
+    session.client.answer(0, UnknownTicket(ticket(2)))
+    await session.rest()
+    assert session.transport.written.count(b"\n") == 2
+    assert session.lines()[3:] == [Status(ticket(3))], "asked when both are done"
+
+
 async def test_a_question_behind_two_waits_waits_for_both(session: Session) -> None:
     await session.type(f"wait {ticket(1)}\nstatus {ticket(3)}\nwait {ticket(2)}\n".encode())
     await session.type(f"json\nstatus {ticket(4)}\nexit\n".encode())

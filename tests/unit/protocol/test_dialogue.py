@@ -21,13 +21,15 @@ from protocol.dialogue import (
     Status,
     Submit,
     Wait,
+    WaitForAll,
     parse_line,
 )
 from protocol.job import TICKET_ALPHABET, Command, Sleep, unpack_spec
-from protocol.limits import LINE_LIMIT, RETRIES_LIMIT, SLEEP_LIMIT_MS, TIME_LIMIT
+from protocol.limits import LINE_LIMIT, RETRIES_LIMIT, SLEEP_LIMIT_MS, TIME_LIMIT, WAIT_LIMIT
 from protocol.options import OPTIONS
 
 T = "ABCDEFGHIJ012345"
+U = "ZYXWVUTSRQ987654"
 
 
 def refusal(line: bytes) -> str:
@@ -73,6 +75,7 @@ COMMANDS: list[tuple[str, Request]] = [
     (f"result {T}", GetResult(T)),
     (f"r{T}", GetResult(T)),
     (f"wait {T}", Wait(T)),
+    (f"wait {T} {U}  {T}", WaitForAll((T, U, T))),
     (f"status {T}", Status(T)),
     (f"cancel {T}", CancelJob(T)),
     ("getall", GetAll()),
@@ -282,10 +285,22 @@ def test_bad_utf_8_is_told_where(line: bytes, said: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["result", "wait", "status", "cancel"])
-@pytest.mark.parametrize("rest", ["", "5", T[:-1], T + "A", f"{T} {T}", "É" * 16, "x" * 1000])
+@pytest.mark.parametrize("rest", ["", "5", T[:-1], T + "A", f"{T}-{T}", "É" * 16, "x" * 1000])
 def test_a_command_without_a_ticket_is_told_what_a_ticket_is(name: str, rest: str) -> None:
     said = f"not {rest[:40]!r}" if rest else "and none was given"
     assert refusal(f"{name} {rest}".encode()) == f"{name} takes a ticket, 16 letters and digits, {said}."
+
+
+@pytest.mark.parametrize("wrong", ["5", T[:-1], "x" * 100])
+def test_a_wait_for_more_says_which_of_them_is_no_ticket(wrong: str) -> None:
+    said = f"wait takes tickets, 16 letters and digits each, not {wrong.upper()[:40]!r}."
+    assert refusal(f"wait {T} {wrong} {T}".encode()) == said
+
+
+def test_a_wait_has_a_bound() -> None:
+    assert parse_line(f"wait {' '.join([T] * WAIT_LIMIT)}".encode()) == WaitForAll((T,) * WAIT_LIMIT)
+    said = "wait takes 1000 tickets at most, not 1001: give it a line more."
+    assert refusal(f"wait {' '.join([T] * (WAIT_LIMIT + 1))}".encode()) == said
 
 
 @pytest.mark.parametrize("name", ["getall", "nodes", "stats", "help", "json", "exit"])
@@ -337,3 +352,5 @@ def test_no_line_ever_raises(line: bytes) -> None:
         assert unpack_spec(request.spec.pack()) == request.spec
     elif isinstance(request, GetResult | Wait | Status | CancelJob):
         assert len(request.ticket) == 16
+    elif isinstance(request, WaitForAll):
+        assert all(len(ticket) == 16 for ticket in request.tickets)
