@@ -56,6 +56,8 @@ TIME_LIMIT = 10 * 366 * 24 * 3600.0
 RETRIES_LIMIT = 1000
 #: `--priority` at most, and below 0 at least: a hundred steps each way are more than people tell apart.
 PRIORITY_LIMIT = 100
+#: Tickets of one job's `--after`: as many edges are kept in memory until they have ended.
+AFTER_LIMIT = 1000
 #: Between SIGTERM and SIGKILL of a job that is to end.
 KILL_GRACE = 2.0
 #: An attempt number at most: far more than any crash limit allows, small enough for any integer type.

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from protocol.fields import is_name
-from protocol.job import NO_EXTRAS, Command, Extras
-from protocol.limits import NAME_LIMIT, PRIORITY_LIMIT, RETRIES_LIMIT, TIME_LIMIT
+from protocol.job import NO_EXTRAS, Command, Extras, is_ticket
+from protocol.limits import AFTER_LIMIT, NAME_LIMIT, PRIORITY_LIMIT, RETRIES_LIMIT, TICKET_LENGTH, TIME_LIMIT
 
 #: Variables that the executor sets itself.
 RESERVED = "EVENLY_"
@@ -98,6 +98,14 @@ def _variables(value: Any) -> tuple[tuple[str, str], ...]:
     return tuple(value.items())
 
 
+def _tickets(value: Any) -> tuple[str, ...]:
+    """Of one ticket, or of a list of them."""
+    tickets = value if isinstance(value, list) else [value]
+    if not all(isinstance(ticket, str) and is_ticket(ticket.upper()) for ticket in tickets):
+        raise ValueError
+    return tuple(ticket.upper() for ticket in tickets)
+
+
 OPTIONS = {
     option.name: option
     for option in (
@@ -151,6 +159,13 @@ OPTIONS = {
             _name,
             f"1 to {NAME_LIMIT} printable characters without spaces",
             "a word that jobs have in common",
+        ),
+        Option(
+            "--after TICKET",
+            _tickets,
+            f"a ticket of this node, {TICKET_LENGTH} letters and digits (in JSON also a list of them)",
+            "once that one has succeeded; may come more than once",
+            is_many=True,
         ),
     )
 }
@@ -219,6 +234,8 @@ def command(line: str, options: Iterable[tuple[str, Any]]) -> Command:
     once = values.pop("at-most-once", False)
     if once and retries:
         raise BadOption("--at-most-once and --retries exclude each other: it would be started again.")
+    if len(values.get("after", ())) > AFTER_LIMIT:
+        raise BadOption(f"--after takes {AFTER_LIMIT} tickets at most.")
     if not line:
         raise BadOption("run needs a command line, as in: run --time 60 -- make test")
     if "\0" in line:

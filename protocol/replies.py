@@ -17,6 +17,8 @@ from protocol.job import Command, JobSpec, JobState, Outcome, Report, Sleep
 
 NOT_EXECUTED = "Result has not been executed yet, come back later."
 NOT_FOUND = "This job could not be found on this node."
+#: Of what a job waits for, as many are named on a line.
+SHOWN = 3
 GOODBYE = "Come back later to check your results."
 
 
@@ -38,6 +40,8 @@ class JobView:
     started_at: float | None = None
     outcome: Outcome | None = None
     report: Report | None = None
+    #: Tickets that have to succeed before it is handed in.
+    waits_for: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +209,14 @@ def _status_text(reply: StatusOf) -> bytes:
         text += f", {summary(job)}"
     elif job.node:
         text += f" on {job.node}, attempt {job.attempt}"
+    elif job.waits_for:
+        text += f", waits for {_some(job.waits_for)}"
     return _line(f"{text} ({reply.note})" if reply.note else text)
+
+
+def _some(tickets: Sequence[str]) -> str:
+    more = len(tickets) - SHOWN
+    return ", ".join(tickets[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _cancel_text(reply: CancelOf) -> bytes:
@@ -308,6 +319,8 @@ def _status_json(reply: StatusOf) -> bytes:
     fields = job_fields(job)
     keys = ("ticket", "state", "outcome", "attempt", "node", "submitted_at", "started_at", "finished_at")
     value = {key: fields[key] for key in keys}
+    if job.waits_for:
+        value["waits_for"] = job.waits_for
     return _json(value | {"note": reply.note} if reply.note else value)
 
 

@@ -5,7 +5,7 @@ A client is a connection, by number; `seq` numbers its lines, so that replies fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -88,6 +88,14 @@ class FromHelpers:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What the store says to `Find`, or at the start: how these tickets ended, None where it has none."""
+
+    number: int
+    outcomes: Mapping[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """This machine: load average over a minute, bytes of memory available."""
 
@@ -117,6 +125,7 @@ Event = (
     | LinkDown
     | FromBalancer
     | FromHelpers
+    | Found
     | Measured
     | Tick
     | Drain
@@ -181,6 +190,14 @@ class LookUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Find:
+    """Find in the store how these tickets ended, which are not open; `Found` follows."""
+
+    number: int
+    tickets: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Send:
     """To the load balancer."""
 
@@ -242,7 +259,7 @@ class Log:
     warning: bool = False
 
 
-Action = Answer | LookUp | Send | SendKept | Disconnect | Spawn | TakeBack | Kill | Drained | Log
+Action = Answer | LookUp | Find | Send | SendKept | Disconnect | Spawn | TakeBack | Kill | Drained | Log
 
 
 @dataclass(slots=True)

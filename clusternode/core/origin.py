@@ -6,10 +6,11 @@ Only open tickets are in memory. What is done is in the store, and looked up the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from clusternode.core.events import Answer, CancelAsked, Done, Line, LookUp, Outcome, Send, Submitted
+from clusternode.core.after import After, never_started, not_started
+from clusternode.core.events import Answer, CancelAsked, Done, Find, Line, LookUp, Outcome, Send, Submitted
 from protocol.dialogue import CancelJob, GetResult, Nodes, Stats, Status, Submit, Wait
 from protocol.errors import ProtocolError
 from protocol.job import Command, Ended, JobSpec, JobState, unpack_report, unpack_spec
@@ -40,6 +41,8 @@ from protocol.replies import (
 )
 
 AWAY = "the ReverseProxy is away"
+#: The number of the `Found` that comes first.
+AT_START = 0
 #: What a job that is no command asks for.
 _PLAIN = Command("")
 
@@ -57,6 +60,7 @@ class OpenJob:
 
     __slots__ = (
         "acked",
+        "after",
         "at_most_once",
         "body",
         "cancelled",
@@ -77,6 +81,7 @@ class OpenJob:
         self.retries = command.retries
         self.at_most_once = command.at_most_once
         self.priority = command.extras.priority
+        self.after = command.extras.after
         self.waiters: list[Waiter] | None = None
 
     def item(self, ticket: str) -> JobItem:
@@ -92,6 +97,16 @@ class Stored(NamedTuple):
     submitted_at: float
     body: bytes
     cancelled: bool
+
+
+class Seeking(NamedTuple):
+    """A submission that comes after tickets of which the store must say how they ended; `known`: has said."""
+
+    client: int
+    line: Line
+    spec: JobSpec
+    missing: list[str]
+    known: dict[str, str | None]
 
 
 class Asking(NamedTuple):
@@ -148,25 +163,36 @@ class Origin:
         #: Results that came again, and were dropped.
         self.stale = 0
         self.outcomes: dict[str, int] = {str(outcome): 0 for outcome in JobOutcome}
-        self._unsent: dict[str, OpenJob] = dict(self.open)
+        self._after = After()
+        self._seeking: list[Seeking] = []
+        self._sought: dict[int, list[Seeking]] = {}
+        self._next_find = AT_START + 1
+        self._unsent: dict[str, OpenJob] = {}
         self._waiting: dict[int, set[str]] = {}
         self._asking: dict[int, Asking] = {}
         self._next_query = 1
         #: Where the last REQUEST_OF_RES ended, so that each gets its turn.
         self._request_from = 0
+        self._restore()
+
+    def _restore(self) -> None:
+        """What waits for others does so again, also for those of which the store is still to be asked."""
+        for ticket, job in self.open.items():
+            if job.after:
+                self._after.add(ticket, job.after)
+        self._unsent = {ticket: job for ticket, job in self.open.items() if self._is_to_be_sent(ticket, job)}
+
+    def to_find(self) -> list[str]:
+        """At the start: the tickets whose `Found` (AT_START) is to be the first event."""
+        return [ticket for ticket in self._after.awaited() if ticket not in self.open]
 
     # --- clients ---------------------------------------------------------------------------------
 
     def line(self, client: int, line: Line, now: float, connected: bool, out: Outcome) -> None:
         """One request of a client."""
-        asked, ticket = line.asked, line.ticket
+        asked = line.asked
         if isinstance(asked, Submit):
-            job = OpenJob(self._next_seq, now, asked.spec, asked.spec.pack(), False)
-            self._next_seq += 1
-            self.open[ticket] = self._unsent[ticket] = job
-            self.submitted += 1
-            out.records.append(Submitted(job.seq, ticket, now, job.body))
-            out.actions.append(Answer(client, line.seq, TicketIssued(ticket)))
+            self._submit(client, line, asked.spec, {}, now, out)
         elif isinstance(asked, Nodes | Stats):
             self._ask(client, line, connected, out)
         elif (open_job := self.open.get(asked.ticket)) is None:
@@ -174,12 +200,59 @@ class Origin:
         elif isinstance(asked, Wait):
             self._wait(open_job, asked.ticket, Waiter(client, line.seq, False))
         elif isinstance(asked, CancelJob):
-            self._cancel(client, line, asked.ticket, open_job, connected, out)
-        elif isinstance(asked, Status) or line.as_json:
+            self._cancel(client, line, asked.ticket, open_job, now, connected, out)
+        elif (isinstance(asked, Status) or line.as_json) and asked.ticket not in self._after:
             self._ask(client, line, connected, out)
         else:
-            reply = ResultOf(self._view(asked.ticket, open_job))
+            view = self._view(asked.ticket, open_job)
+            reply = StatusOf(view) if isinstance(asked, Status) else ResultOf(view)
             out.actions.append(Answer(client, line.seq, reply))
+
+    def _submit(
+        self, client: int, line: Line, spec: JobSpec, known: dict[str, str | None], now: float, out: Outcome
+    ) -> None:
+        """Gives the ticket, once each that it comes after is open, or `known` to have ended so."""
+        ticket, job = line.ticket, OpenJob(self._next_seq, now, spec, spec.pack(), False)
+        missing = [each for each in job.after if each not in self.open and each not in known]
+        if missing:
+            self._seeking.append(Seeking(client, line, spec, missing, known))
+            return
+        strange = next((each for each, outcome in known.items() if outcome is None), None)
+        if strange is not None:
+            reason = f"--after takes a ticket of this node, which {strange} is not: nothing was submitted."
+            out.actions.append(Answer(client, line.seq, Failure(reason)))
+            return
+        self._next_seq += 1
+        self.open[ticket] = job
+        self.submitted += 1
+        out.records.append(Submitted(job.seq, ticket, now, job.body))
+        out.actions.append(Answer(client, line.seq, TicketIssued(ticket)))
+        bad = next((each for each, outcome in known.items() if outcome != JobOutcome.SUCCEEDED), None)
+        awaited = [each for each in job.after if each in self.open]
+        if bad is not None:
+            self._end(not_started(ticket, bad, known[bad], now), now, out)
+        elif awaited:
+            self._after.add(ticket, awaited)
+        else:
+            self._unsent[ticket] = job
+
+    def seek(self, out: Outcome) -> None:
+        """Asks the store once for all that this step's submissions come after."""
+        if self._seeking:
+            number, self._next_find = self._next_find, self._next_find + 1
+            self._sought[number], self._seeking = self._seeking, []
+            tickets = dict.fromkeys(each for seeking in self._sought[number] for each in seeking.missing)
+            out.actions.append(Find(number, tuple(tickets)))
+
+    def found(self, number: int, outcomes: Mapping[str, str | None], now: float, out: Outcome) -> None:
+        """What the store says. It is asked again for what was open then and has ended since."""
+        if number == AT_START:
+            for ticket, outcome in outcomes.items():
+                for ended in self._follow(ticket, outcome, now):
+                    self._end(ended, now, out)
+        for seeking in self._sought.pop(number, ()):
+            seeking.known.update((ticket, outcomes[ticket]) for ticket in seeking.missing)
+            self._submit(seeking.client, seeking.line, seeking.spec, seeking.known, now, out)
 
     def client_gone(self, client: int) -> None:
         for ticket in self._waiting.pop(client, ()):
@@ -194,8 +267,19 @@ class Origin:
         self._waiting.setdefault(waiter.client, set()).add(ticket)
 
     def _cancel(
-        self, client: int, line: Line, ticket: str, job: OpenJob, connected: bool, out: Outcome
+        self,
+        client: int,
+        line: Line,
+        ticket: str,
+        job: OpenJob,
+        now: float,
+        connected: bool,
+        out: Outcome,
     ) -> None:
+        if ticket in self._after:  # nobody else knows of it
+            self._end(never_started(ticket, now), now, out)
+            out.actions.append(LookUp(client, line.seq, CancelJob(ticket), ticket))
+            return
         if not job.cancelled:
             job.cancelled = True
             out.records.append(CancelAsked(job.seq))
@@ -208,7 +292,8 @@ class Origin:
             out.actions.append(Answer(client, line.seq, reply))
 
     def _view(self, ticket: str, job: OpenJob) -> JobView:
-        return JobView(ticket, unpack_spec(job.body), job.submitted_at, JobState.QUEUED)
+        awaited = self._after.awaited_by(ticket)
+        return JobView(ticket, unpack_spec(job.body), job.submitted_at, JobState.QUEUED, waits_for=awaited)
 
     # --- questions that the load balancer answers ------------------------------------------------
 
@@ -282,9 +367,12 @@ class Origin:
 
     def link_up(self, out: Outcome) -> None:
         """Hands in again whatever is not acknowledged, and every cancel that has no result yet."""
-        self._unsent = {ticket: job for ticket, job in self.open.items() if not job.acked}
+        self._unsent = {ticket: job for ticket, job in self.open.items() if self._is_to_be_sent(ticket, job)}
         self.forward(out)
         self._send_cancels((ticket for ticket, job in self.open.items() if job.cancelled and job.acked), out)
+
+    def _is_to_be_sent(self, ticket: str, job: OpenJob) -> bool:
+        return not job.acked and ticket not in self._after
 
     def link_down(self, out: Outcome) -> None:
         asking, self._asking = self._asking, {}
@@ -326,26 +414,44 @@ class Origin:
         """The load balancer has nothing of these: hand them in again."""
         for ticket in tickets:
             job = self.open.get(ticket)
-            if job is not None:
+            if job is not None and ticket not in self._after:
                 job.acked = False
                 self._unsent[ticket] = job
 
-    def results(self, results: Iterable[Ended], out: Outcome) -> None:
+    def results(self, results: Iterable[Ended], now: float, out: Outcome) -> None:
         """Results come home: recorded once, shown to whoever waits, acknowledged."""
         acks = []
         for ended in results:
-            job = self.open.pop(ended.ticket, None)
             acks.append(Held(ended.ticket, ended.attempt))
-            if job is None:
+            if ended.ticket in self.open:
+                self._end(ended, now, out)
+            else:
                 self.stale += 1  # a repetition
-                continue
-            self._unsent.pop(ended.ticket, None)
-            self.outcomes[ended.outcome] += 1
-            out.records.append(Done(job.seq, ended))
-            if job.waiters:
-                self._answer_waiters(job, ended, out)
         if acks:
             out.actions.append(Send(AckResults(acks)))
+
+    def _end(self, ended: Ended, now: float, out: Outcome) -> None:
+        """The one place where a ticket ends; in the same commit so does what will not start after it."""
+        ending = [ended]
+        while ending:  # no recursion: a chain may be long
+            each = ending.pop()
+            job = self.open.pop(each.ticket)
+            self._unsent.pop(each.ticket, None)
+            self.outcomes[each.outcome] += 1
+            out.records.append(Done(job.seq, each))
+            if job.waiters:
+                self._answer_waiters(job, each, out)
+            if self._after:
+                self._after.leave(each.ticket)
+                ending += self._follow(each.ticket, each.outcome, now)
+
+    def _follow(self, ticket: str, outcome: str | None, now: float) -> list[Ended]:
+        """It ended so: what came after it is handed in, or ends as this list says."""
+        if outcome != JobOutcome.SUCCEEDED:
+            return [not_started(each, ticket, outcome, now) for each in self._after.failed(ticket)]
+        for each in self._after.succeeded(ticket):
+            self._unsent[each] = self.open[each]
+        return []
 
     def _answer_waiters(self, job: OpenJob, ended: Ended, out: Outcome) -> None:
         reply: dict[bool, Reply]

@@ -113,6 +113,7 @@ def test_every_line_of_help_is_understood() -> None:
     assert options == [option.form for option in OPTIONS.values()]
     for option in options:
         line = re.sub(r"(SECONDS|N)$", "5", option).replace("DIRECTORY", "/tmp").replace("K=V", "A=b")
+        line = line.replace("TICKET", T)
         assert isinstance(parse_line(f"run {line} -- true".encode()), Submit)
 
 
@@ -226,7 +227,7 @@ def test_an_option_that_is_not_there_is_named(option: str) -> None:
     name = option.partition("=")[0][:40]
     assert reason == (
         f"run has no option {name!r}: it has --time SECONDS, --retries N, --at-most-once, --priority N, "
-        "--env K=V, --cwd DIRECTORY, --stdin TEXT, --name NAME, --tag TAG; -- ends options."
+        "--env K=V, --cwd DIRECTORY, --stdin TEXT, --name NAME, --tag TAG, --after TICKET; -- ends options."
     )
 
 

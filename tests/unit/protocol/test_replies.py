@@ -344,6 +344,23 @@ def test_a_json_status_has_the_keys_without_output() -> None:
     assert tuple(as_object(render_json(StatusOf(done())))) == STATUS_KEYS
 
 
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (1, "waits for T00"),
+        (3, "waits for T00, T01, T02"),
+        (5, "waits for T00, T01, T02 and 2 more"),
+    ],
+)
+def test_a_status_says_what_the_job_waits_for(count: int, said: str) -> None:
+    tickets = tuple(f"T{number:02d}" for number in range(count))
+    status = StatusOf(queued(waits_for=tickets))
+    assert render_text(status) == f"Status: queued, {said}\n".encode()
+    value = as_object(render_json(status))
+    assert tuple(value) == (*STATUS_KEYS, "waits_for")
+    assert value["waits_for"] == list(tickets)
+
+
 def test_help_in_json_is_the_lines_of_the_table() -> None:
     assert as_object(render_json(HelpText())) == {"help": HELP.splitlines()}
 
