@@ -107,9 +107,24 @@ def step_node(world: World, core: NodeCore, event: Any, now: float) -> Any:
     origin = core.origin
     before = origin.stale - len(origin.open)
     outcome = core.step(event, now)
-    came = origin.stale - len(origin.open) - before
+    tickets = {ended.ticket for ended in message.results}
+    done = [record.ended for record in outcome.records if isinstance(record, node_events.Done)]
+    followed = sum(ended.ticket not in tickets for ended in done)
+    came = origin.stale - len(origin.open) - before - followed
     assert came == len(message.results), f"seed {world.seed}: a result went uncounted at its origin"
     return outcome
+
+
+def check_dependants(world: World) -> None:
+    """On the disk of its origin a dependant ends with what it came after, unless that has succeeded."""
+    for ticket, after in world.after_others.items():
+        disk = world.submitted[ticket].disk
+        if disk.find(ticket) is not None:
+            bad = any(disk.outcome(each) not in (None, "succeeded") for each in after)
+            where = f"seed {world.seed}: {ticket}"
+            assert not bad or disk.outcome(ticket) in ("failed", "cancelled"), f"{where} waits in vain"
+            if disk.outcome(ticket) == "succeeded":
+                assert all(disk.outcome(each) == "succeeded" for each in after), f"{where} ran too early"
 
 
 def check_nothing_runs_in_vain(world: World) -> None:

@@ -10,18 +10,18 @@ import heapq
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from checks import check_ledger, check_nothing_runs_in_vain, step_balancer, step_node
+from checks import check_dependants, check_ledger, check_nothing_runs_in_vain, step_balancer, step_node
 from clusternode.core import events as node_events
 from clusternode.core.node import Identity, NodeCore
-from clusternode.core.origin import Stored, reply_of_done, view_of_done
+from clusternode.core.origin import AT_START, Stored, reply_of_done, view_of_done
 from helpers import SimPool
 from loadbalancer.core import events as balancer_events
 from loadbalancer.core.balancer import Balancer
 from loadbalancer.core.settings import Settings
-from machinery import WIRE_DELAYS, BalancerDisk, NodeDisk, Process, Wire
+from machinery import COMMIT_DELAY, WIRE_DELAYS, BalancerDisk, NodeDisk, Process, Wire
 from protocol.dialogue import CancelJob, GetResult, Submit, Wait
 from protocol.job import Command, Ended, JobSpec, Sleep
 from protocol.messages import Hello, Job, Message, RequestOfRes, Result
@@ -88,7 +88,13 @@ class SimNode:
         process.died = self.crash_and_return
         self.process = process
         self.pool = SimPool(self, process)
+        awaited = core.origin.to_find()
+        if awaited:
+            process.submit(node_events.Found(AT_START, self._outcomes(awaited)))
         self._connect_later(process, 0.0)
+
+    def _outcomes(self, tickets: Sequence[str]) -> dict[str, str | None]:
+        return {ticket: self.disk.outcome(ticket) for ticket in tickets}
 
     def crash(self) -> None:
         if self.process is not None:
@@ -221,6 +227,11 @@ class SimNode:
                     row = self.disk.tickets[seq]
                     view = view_of_done(ticket, row.submitted_at, row.body, self.disk.done[seq])
                     self._answer(client, reply_of_done(asked, view))
+            case node_events.Find(number, tickets):
+                self.world.after(
+                    self.world.random.uniform(*COMMIT_DELAY),
+                    lambda: process.submit(node_events.Found(number, self._outcomes(tickets))),
+                )
             case node_events.Send(message):
                 self._send(message)
             case node_events.SendKept(kept, tickets):
@@ -287,6 +298,8 @@ class World:
         self.attempts_started: list[tuple[str, int, str]] = []
         self._starts: dict[str, set[int]] = {}
         self.at_most_once: set[str] = set()
+        #: What a job comes after.
+        self.after_others: dict[str, tuple[str, ...]] = {}
         self.start_balancer()
         for node in self.nodes:
             node.start()
@@ -324,6 +337,9 @@ class World:
         cancelled_at = self.cancel_shown.get(ticket, self.now)
         reached_at = max(cancelled_at, node.linked_at) + CANCEL_REACHES
         assert node.is_cut_off or self.now <= reached_at, f"seed {self.seed}: {ticket} starts, cancelled"
+        disk = self.submitted[ticket].disk
+        for awaited in self.after_others.get(ticket, ()):
+            assert disk.outcome(awaited) == "succeeded", f"seed {self.seed}: {ticket} starts before {awaited}"
         starts.add(attempt)
         self.attempts_started.append((ticket, attempt, node.node_id))
 
@@ -435,6 +451,8 @@ class World:
             self.at_most_once.add(ticket)
         if is_endless(spec):
             self.endless.add(ticket)
+        if isinstance(spec, Command) and spec.extras.after:
+            self.after_others[ticket] = spec.extras.after
         node.ask(Submit(spec), ticket)
 
     def wait(self, ticket: str) -> None:
@@ -451,6 +469,8 @@ class World:
         match reply:
             case TicketIssued(ticket):
                 self.issued[ticket] = node
+                for awaited in self.after_others.get(ticket, ()):
+                    assert self.submitted[awaited] is node, f"seed {self.seed}: {ticket} was not refused"
             case ResultOf(view) | CancelOf(view) if view.outcome is not None:
                 known = self.outcomes.setdefault(view.ticket, view.outcome)
                 assert known == view.outcome, (
@@ -473,6 +493,7 @@ class World:
         if self.balancer is not None:
             check_ledger(self.core)
         check_nothing_runs_in_vain(self)
+        check_dependants(self)
 
 
 def is_endless(spec: JobSpec) -> bool:

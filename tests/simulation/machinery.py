@@ -219,5 +219,9 @@ class NodeDisk:
     def find(self, ticket: str) -> int | None:
         return self.seqs.get(ticket)
 
+    def outcome(self, ticket: str) -> str | None:
+        ended = self.done.get(self.seqs.get(ticket, 0))
+        return None if ended is None else ended.outcome
+
     def is_done(self, ticket: str) -> bool:
         return self.seqs.get(ticket) in self.done
