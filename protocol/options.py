@@ -71,9 +71,14 @@ def _name(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or "\0" in value:
+    if not (isinstance(value, str) and is_text(value)):
         raise ValueError
     return value
+
+
+def is_text(value: str) -> bool:
+    """Whether a process can be given it: no NUL, and no half of a surrogate pair, which JSON can say."""
+    return "\0" not in value and (value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value))
 
 
 def _directory(value: Any) -> str:
@@ -238,6 +243,7 @@ def command(line: str, options: Iterable[tuple[str, Any]]) -> Command:
         raise BadOption(f"--after takes {AFTER_LIMIT} tickets at most.")
     if not line:
         raise BadOption("run needs a command line, as in: run --time 60 -- make test")
-    if "\0" in line:
-        raise BadOption("A command line cannot hold a NUL byte.")
+    if not is_text(line):
+        what = "a NUL byte" if "\0" in line else "half of a surrogate pair"
+        raise BadOption(f"A command line cannot hold {what}.")
     return Command(line, limit, retries, once, Extras(**values) if values else NO_EXTRAS)
