@@ -8,13 +8,16 @@ import heapq
 import logging
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from itertools import islice
 from typing import cast
 
 from clusternode.core.events import Asked, ClientGone, Event, Line, LinesReceived, LookUp
 from clusternode.core.origin import reply_of_done, view_of_done
 from clusternode.store.sqlite import SqliteStore, TicketRow
 from clusternode.tickets import new_tickets
+from protocol.arrays import size_of
 from protocol.dialogue import (
     TOO_LONG,
     CancelJob,
@@ -35,15 +38,18 @@ from protocol.dialogue import (
 )
 from protocol.errors import ProtocolError
 from protocol.job import JobState, unpack_spec
-from protocol.limits import CLIENT_BUFFER_LIMIT, CLIENTS_LIMIT, LINES_PER_TURN, PIPELINE_LIMIT
+from protocol.limits import ARRAY_PAGE, CLIENT_BUFFER_LIMIT, CLIENTS_LIMIT, LINES_PER_TURN, PIPELINE_LIMIT
 from protocol.lines import LineDecoder
 from protocol.replies import (
+    ArrayView,
     Failure,
     Goodbye,
     HelpText,
     JobView,
     JsonMode,
     Reply,
+    ResultOf,
+    StatusOf,
     UnknownTicket,
     listing_end,
     listing_failure,
@@ -157,7 +163,8 @@ class Client(asyncio.Protocol):
     def _may_work(self) -> bool:
         """A client that does not read its replies, or is owed too many, is not read either."""
         owed = self._next_line - self._next_reply
-        return self._writable.is_set() and owed < PIPELINE_LIMIT and not self._is_full
+        may_answer = self._writable.is_set() and owed < PIPELINE_LIMIT and not self._is_full
+        return may_answer and not self._door.congested
 
     @property
     def _is_full(self) -> bool:
@@ -170,16 +177,22 @@ class Client(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._work)
         self.regulate()
 
+    def go_on(self) -> None:
+        """Reads and works, or stops that, as the disk is now."""
+        self._schedule_work()
+
     def _work(self) -> None:
         """One turn: so many lines, in one event."""
         self._working = False
         lines: list[Line] = []
         requests: list[tuple[int, Request]] = []
-        while self._lines and len(requests) < LINES_PER_TURN and not self._input_over:
+        weight = 0
+        while self._lines and weight < LINES_PER_TURN and not self._input_over:
             raw = self._lines.popleft()
             request = TOO_LONG if raw is None else parse_line(raw)
             if request is None:
                 continue
+            weight += _tickets_of(request)
             for each in map(Wait, request.tickets) if isinstance(request, WaitForAll) else (request,):
                 number, self._next_line = self._next_line, self._next_line + 1
                 requests.append((number, each))
@@ -188,7 +201,7 @@ class Client(asyncio.Protocol):
                 self._lines.clear()
             elif isinstance(request, Json) and self._json_from is None:
                 self._json_from = number
-        tickets = new_tickets(sum(isinstance(request, Submit) for _, request in requests))
+        tickets = new_tickets(sum(_tickets_of(each) for _, each in requests if isinstance(each, Submit)))
         for number, request in requests:
             if isinstance(request, Wait | CancelJob):
                 self._last_wait = number
@@ -197,13 +210,20 @@ class Client(asyncio.Protocol):
             elif isinstance(request, Question) and self._last_wait >= self._next_reply:
                 self._held_back[number] = request
             elif isinstance(request, Asked):
-                ticket = next(tickets) if isinstance(request, Submit) else ""
-                lines.append(Line(number, request, ticket, self._reads_json(number)))
+                lines.append(self._line(number, request, tickets))
             else:
                 self._answer_here(number, request)
         if lines:
             self._door.submit(LinesReceived(self.number, lines))
         self._schedule_work()
+
+    def _line(self, number: int, request: Asked, tickets: Iterator[str]) -> Line:
+        """`tickets`: new ones, taken from where it submits."""
+        as_json = self._reads_json(number)
+        if not isinstance(request, Submit):
+            return Line(number, request, "", as_json)
+        ticket = next(tickets)
+        return Line(number, request, ticket, as_json, tuple(islice(tickets, size_of(request.spec))))
 
     def _ask_held_back(self) -> None:
         """The questions whose turn has come: up to the next line that is waited for."""
@@ -335,9 +355,31 @@ class Client(asyncio.Protocol):
             rows = await self._door.store.tickets([self._lookups[seq].ticket for seq in batch])
             for seq, row in zip(batch, rows, strict=False):
                 action = self._lookups.pop(seq, None)
-                if action is not None:  # else the client has gone meanwhile
-                    self._reply(seq, _reply_of_row(action, row))
+                if action is None:  # the client has gone meanwhile
+                    continue
+                reply = _reply_of_row(action, row)
+                if row is not None and isinstance(reply, ResultOf | StatusOf) and size_of(reply.job.spec):
+                    await self._reply_of_array(action, reply, row.seq)
+                    break  # it may be long: the rest is read when there is room for it
+                self._reply(seq, reply)
         self._looking_up = False
+
+    async def _reply_of_array(self, action: LookUp, reply: ResultOf | StatusOf, seq: int) -> None:
+        """A program reads what has come of its jobs as well."""
+        if not self._reads_json(action.seq):
+            self._reply(action.seq, reply)
+            return
+        size = size_of(reply.job.spec)
+        first = action.asked.first if isinstance(action.asked, GetResult) else 0
+        most = 0 if isinstance(reply, StatusOf) else ARRAY_PAGE
+        array = ArrayView(size, *await self._door.store.array(seq, size, first, most), first)
+        state = JobState.RUNNING if reply.job.outcome is None else JobState.DONE
+        self._reply(action.seq, replace(reply, job=replace(reply.job, state=state, array=array)))
+
+
+def _tickets_of(request: Request) -> int:
+    """What it takes of a turn, and of new tickets at most: one, and of an array one for each job as well."""
+    return 1 + size_of(request.spec) if isinstance(request, Submit) else 1
 
 
 def _view(row: TicketRow) -> JobView:
@@ -413,7 +455,7 @@ class Door:
     def _set_congested(self, congested: bool) -> None:
         self.congested = congested
         for client in self._clients.values():
-            client.regulate()
+            client.go_on()
 
     def close(self) -> None:
         """The node stops: connections end, what was answered is written."""

@@ -227,9 +227,13 @@ async def serve(stop: asyncio.Event, options: Options, directory: Path) -> None:
             found = len(open_jobs)
             core = NodeCore(identity, open_jobs, next_seq, kept, clock.now())
             awaited = await found_in(store, core.origin.to_find())
+            counts = {
+                ticket: (await store.array(*place, 0, 0))[0]
+                for ticket, place in core.origin.to_count().items()
+            }
             del open_jobs, kept  # or they would stay as well
         node = Node(core, options, store, clock, work)
-        node.engine.submit(Found(AT_START, awaited))
+        node.engine.submit(Found(AT_START, awaited, counts))
         listening = await listen(node.door.connect, options.bind, options.client_port, "--client-port")
         log.info(
             "node %s ready for clients on %s:%d, %d slots, %d tickets open, data in %s",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from protocol.job import JobSpec, Sleep, is_ticket
-from protocol.limits import LINE_LIMIT, SLEEP_LIMIT_MS, TICKET_LENGTH, WAIT_LIMIT
+from protocol.limits import ARRAY_LIMIT, LINE_LIMIT, SLEEP_LIMIT_MS, TICKET_LENGTH, WAIT_LIMIT
 from protocol.options import OPTIONS, BadOption, command, split
 
 
@@ -19,7 +19,10 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class GetResult:
+    """`first`: of an array, the first of its jobs that are listed."""
+
     ticket: str
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,8 @@ HELP = f"""\
 run <command line>      submit a command for /bin/sh -c; options before it, then --:
 {_OPTIONS}
 {{"run": "...", ...}}     the same as one JSON object, options by their names: {{"run": "make", "time": 60}}
-result <ticket>         its result, once done; r<ticket> does the same
+result <ticket>         its result, once done; r<ticket> does the same; of an array
+                        JSON lists the jobs, behind `result <ticket> N` from job N on
 wait <ticket> ...       the same, when it is done; of more tickets one after the other
 status <ticket>         where it is
 cancel <ticket>         stop it
@@ -196,6 +200,17 @@ def _of_ticket(name: str, request: Callable[[str], Request]) -> Callable[[str], 
     return parse
 
 
+def _result(rest: str) -> Request:
+    ticket, _, first = rest.partition(" ")
+    first = first.strip()
+    if not first or not is_ticket(ticket.upper()):
+        return _result_of_job(rest)
+    if not (first.isascii() and first.isdecimal() and len(first) <= 9 and int(first) < ARRAY_LIMIT):
+        said = f"from 0 to {ARRAY_LIMIT - 1}: not {first[:40]!r}."
+        return Invalid(f"result <ticket> N lists an array from its job N on, {said}")
+    return GetResult(ticket.upper(), int(first))
+
+
 def _wait(rest: str) -> Request:
     tickets = tuple(rest.upper().split())
     if len(tickets) < 2:
@@ -215,13 +230,14 @@ def _alone(name: str, request: Request) -> Callable[[str], Request]:
     return parse
 
 
+_result_of_job = _of_ticket("result", GetResult)
 _wait_for_one = _of_ticket("wait", Wait)
 
 _COMMANDS: dict[str, Callable[[str], Request]] = {
     "run": _run,
     "task": lambda rest: Invalid(f"task {NOT_YET}"),
     "tail": lambda rest: Invalid(f"tail {NOT_YET}"),
-    "result": _of_ticket("result", GetResult),
+    "result": _result,
     "wait": _wait,
     "status": _of_ticket("status", Status),
     "cancel": _of_ticket("cancel", CancelJob),

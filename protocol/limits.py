@@ -58,6 +58,13 @@ RETRIES_LIMIT = 1000
 PRIORITY_LIMIT = 100
 #: Tickets of one job's `--after`: as many edges are kept in memory until they have ended.
 AFTER_LIMIT = 1000
+#: `--array`: one job is no array; so many are made in one step and committed at once, in about a second.
+ARRAY_LEAST = 2
+ARRAY_LIMIT = 100_000
+#: The jobs of an array in all, as they are stored: half of what may wait for a link.
+ARRAY_BYTES = 32 * MIB
+#: Jobs of an array in one reply; the next ones are asked for by their number.
+ARRAY_PAGE = 1000
 #: Between SIGTERM and SIGKILL of a job that is to end.
 KILL_GRACE = 2.0
 #: An attempt number at most: far more than any crash limit allows, small enough for any integer type.

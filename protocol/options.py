@@ -10,7 +10,17 @@ from typing import Any
 
 from protocol.fields import is_name
 from protocol.job import NO_EXTRAS, Command, Extras, is_ticket
-from protocol.limits import AFTER_LIMIT, NAME_LIMIT, PRIORITY_LIMIT, RETRIES_LIMIT, TICKET_LENGTH, TIME_LIMIT
+from protocol.limits import (
+    AFTER_LIMIT,
+    ARRAY_BYTES,
+    ARRAY_LEAST,
+    ARRAY_LIMIT,
+    NAME_LIMIT,
+    PRIORITY_LIMIT,
+    RETRIES_LIMIT,
+    TICKET_LENGTH,
+    TIME_LIMIT,
+)
 
 #: Variables that the executor sets itself.
 RESERVED = "EVENLY_"
@@ -172,6 +182,12 @@ OPTIONS = {
             "once that one has succeeded; may come more than once",
             is_many=True,
         ),
+        Option(
+            "--array N",
+            _whole(ARRAY_LEAST, ARRAY_LIMIT),
+            f"a whole number from {ARRAY_LEAST} to {ARRAY_LIMIT}",
+            "so many jobs with one ticket; EVENLY_ARRAY_INDEX tells them apart",
+        ),
     )
 }
 
@@ -246,4 +262,7 @@ def command(line: str, options: Iterable[tuple[str, Any]]) -> Command:
     if not is_text(line):
         what = "a NUL byte" if "\0" in line else "half of a surrogate pair"
         raise BadOption(f"A command line cannot hold {what}.")
-    return Command(line, limit, retries, once, Extras(**values) if values else NO_EXTRAS)
+    command = Command(line, limit, retries, once, Extras(**values) if values else NO_EXTRAS)
+    if command.extras.array and command.extras.array * len(command.pack()) > ARRAY_BYTES:
+        raise BadOption(f"--array {command.extras.array} of so long a command is over {ARRAY_BYTES} bytes.")
+    return command

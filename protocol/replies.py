@@ -7,10 +7,10 @@ ends it (dots at the start of a line are doubled, as in SMTP). JSON: one object 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from protocol.dialogue import HELP
 from protocol.job import Command, JobSpec, JobState, Outcome, Report, Sleep
@@ -25,6 +25,22 @@ GOODBYE = "Come back later to check your results."
 @dataclass(frozen=True, slots=True)
 class TicketIssued:
     ticket: str
+
+
+class ArrayView(NamedTuple):
+    """What has come of an array: how many of its jobs ended how.
+
+    `jobs`: (ticket, outcome or None) of those from `first` on, a page of them, where they were asked for.
+    """
+
+    size: int
+    counts: Mapping[str, int]
+    jobs: Sequence[tuple[str, str | None]] | None = None
+    first: int = 0
+
+    @property
+    def open(self) -> int:
+        return self.size - sum(self.counts.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +58,8 @@ class JobView:
     report: Report | None = None
     #: Tickets that have to succeed before it is handed in.
     waits_for: tuple[str, ...] = ()
+    #: Where it is an array and that was looked into.
+    array: ArrayView | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +229,16 @@ def _status_text(reply: StatusOf) -> bytes:
         text += f" on {job.node}, attempt {job.attempt}"
     elif job.waits_for:
         text += f", waits for {_some(job.waits_for)}"
+    elif job.array is not None:
+        text += f": {counted(job.array.counts, job.array.open)}"
     return _line(f"{text} ({reply.note})" if reply.note else text)
+
+
+def counted(counts: Mapping[str, int], still_open: int = 0) -> str:
+    """`40 queued or running, 55 succeeded, 5 failed`."""
+    parts = [f"{still_open} queued or running"] if still_open else []
+    parts += [f"{counts[outcome]} {outcome}" for outcome in Outcome if counts.get(outcome)]
+    return ", ".join(parts)
 
 
 def _some(tickets: Sequence[str]) -> str:
@@ -314,6 +341,21 @@ def job_fields(job: JobView) -> dict[str, Any]:
     }
 
 
+def _array_fields(array: ArrayView) -> dict[str, Any]:
+    counts = {str(outcome): array.counts.get(outcome, 0) for outcome in Outcome}
+    return {"size": array.size, "open": array.open, **counts}
+
+
+def _result_json(reply: ResultOf) -> bytes:
+    job, array = reply.job, reply.job.array
+    fields = job_fields(job)
+    if array is not None:
+        fields["array"] = _array_fields(array)
+        fields["first"] = array.first
+        fields["jobs"] = [{"ticket": ticket, "outcome": outcome} for ticket, outcome in array.jobs or ()]
+    return _json(fields)
+
+
 def _status_json(reply: StatusOf) -> bytes:
     job = reply.job
     fields = job_fields(job)
@@ -321,6 +363,8 @@ def _status_json(reply: StatusOf) -> bytes:
     value = {key: fields[key] for key in keys}
     if job.waits_for:
         value["waits_for"] = job.waits_for
+    if job.array is not None:
+        value["array"] = _array_fields(job.array)
     return _json(value | {"note": reply.note} if reply.note else value)
 
 
@@ -341,7 +385,7 @@ def _nodes_json(reply: NodesAre) -> bytes:
 
 _JSON: dict[type, Callable[[Any], bytes]] = {
     TicketIssued: lambda reply: b'{"ticket":"' + reply.ticket.encode() + b'"}\n',
-    ResultOf: lambda reply: _json(job_fields(reply.job)),
+    ResultOf: _result_json,
     StatusOf: _status_json,
     CancelOf: _cancel_json,
     UnknownTicket: lambda reply: _json({"error": NOT_FOUND, "ticket": reply.ticket}),

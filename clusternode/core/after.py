@@ -73,11 +73,14 @@ class After:
                 del self._followers[each]
 
 
-def not_started(ticket: str, awaited: str, outcome: str | None, now: float) -> Ended:
-    """How a job ends that comes after `awaited`, which ended so; None where nothing is known of that."""
+def reason_after(awaited: str, outcome: str | None) -> str:
+    """Why a job was not started that comes after one that ended so; None where nothing is known of that."""
     how = "is not known here" if outcome is None else _HOW[Outcome(outcome)]
-    report = Report(finished_at=now, reason=f"not started: it comes after {awaited}, which {how}")
-    return Ended(ticket, 0, Outcome.FAILED, report.pack())
+    return f"not started: it comes after {awaited}, which {how}"
+
+
+def not_started(ticket: str, why: str, now: float) -> Ended:
+    return Ended(ticket, 0, Outcome.FAILED, Report(finished_at=now, reason=why).pack())
 
 
 def never_started(ticket: str, now: float) -> Ended:

@@ -22,12 +22,16 @@ Asked = Submit | GetResult | Wait | Status | CancelJob | NodesRequest | StatsReq
 
 
 class Line(NamedTuple):
-    """One request of a client. `ticket` is a new one where it submits; `as_json`: it reads JSON."""
+    """One request of a client. `ticket` is a new one where it submits; `as_json`: it reads JSON.
+
+    `tickets`: where it submits an array, those of its jobs.
+    """
 
     seq: int
     asked: Asked
     ticket: str
     as_json: bool
+    tickets: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +93,14 @@ class FromHelpers:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the store says to `Find`, or at the start: how these tickets ended, None where it has none."""
+    """What the store says to `Find`, or at the start: how these tickets ended, None where it has none.
+
+    `counts`: at the start, of each open array, how many of its jobs have ended how.
+    """
 
     number: int
     outcomes: Mapping[str, str | None]
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,8 @@ from clusternode.core.events import (
     Tick,
 )
 from clusternode.core.executor import Executor
-from clusternode.core.origin import Origin, Stored
+from clusternode.core.openjob import Stored
+from clusternode.core.origin import Origin
 from protocol.limits import INFO_PERIOD, LINK_TIMEOUT
 from protocol.messages import (
     AckJobs,
@@ -101,7 +102,8 @@ class NodeCore:
                 self._on_message(message, out)
             case FromHelpers():
                 self.executor.heard(event, now, self.connected, out)
-            case Found(number, outcomes):
+            case Found(number, outcomes, counts):
+                self.origin.recall(counts, now, out)
                 self.origin.found(number, outcomes, now, out)
             case ClientGone(client):
                 self.origin.client_gone(client)

@@ -9,8 +9,11 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from clusternode.core.after import After, never_started, not_started
+from clusternode.core.after import After, never_started, not_started, reason_after
+from clusternode.core.arrays import Array
 from clusternode.core.events import Answer, CancelAsked, Done, Find, Line, LookUp, Outcome, Send, Submitted
+from clusternode.core.openjob import OpenJob, Stored, Waiter
+from protocol.arrays import jobs_of, size_of
 from protocol.dialogue import CancelJob, GetResult, Nodes, Stats, Status, Submit, Wait
 from protocol.errors import ProtocolError
 from protocol.job import Command, Ended, JobSpec, JobState, unpack_report, unpack_spec
@@ -22,7 +25,6 @@ from protocol.messages import (
     Checked,
     Held,
     Job,
-    JobItem,
     Query,
     in_batches,
     job_size,
@@ -43,60 +45,6 @@ from protocol.replies import (
 AWAY = "the ReverseProxy is away"
 #: The number of the `Found` that comes first.
 AT_START = 0
-#: What a job that is no command asks for.
-_PLAIN = Command("")
-
-
-class Waiter(NamedTuple):
-    """A client's line that is answered when the job is done."""
-
-    client: int
-    seq: int
-    cancels: bool
-
-
-class OpenJob:
-    """A ticket without a result. `acked`: the load balancer has it on its disk."""
-
-    __slots__ = (
-        "acked",
-        "after",
-        "at_most_once",
-        "body",
-        "cancelled",
-        "priority",
-        "retries",
-        "seq",
-        "submitted_at",
-        "waiters",
-    )
-
-    def __init__(self, seq: int, submitted_at: float, spec: JobSpec, body: bytes, cancelled: bool) -> None:
-        self.seq = seq
-        self.submitted_at = submitted_at
-        self.body = body
-        self.cancelled = cancelled
-        self.acked = False
-        command = spec if isinstance(spec, Command) else _PLAIN
-        self.retries = command.retries
-        self.at_most_once = command.at_most_once
-        self.priority = command.extras.priority
-        self.after = command.extras.after
-        self.waiters: list[Waiter] | None = None
-
-    def item(self, ticket: str) -> JobItem:
-        how = (self.retries, self.at_most_once, self.priority)
-        return JobItem(ticket, 0, self.submitted_at, self.body, *how)
-
-
-class Stored(NamedTuple):
-    """An open ticket as the store has it."""
-
-    seq: int
-    ticket: str
-    submitted_at: float
-    body: bytes
-    cancelled: bool
 
 
 class Seeking(NamedTuple):
@@ -151,10 +99,7 @@ class Origin:
 
         Raises ProtocolError if a job in the store is of another version.
         """
-        self.open = {
-            job.ticket: OpenJob(job.seq, job.submitted_at, unpack_spec(job.body), job.body, job.cancelled)
-            for job in jobs
-        }
+        self.open: dict[str, OpenJob] = {}
         self._next_seq = next_seq
         #: This node's row of `nodes`, and its counters; kept up to date by the core before each question.
         self.own_fields: dict[str, Any] = {}
@@ -173,14 +118,43 @@ class Origin:
         self._next_query = 1
         #: Where the last REQUEST_OF_RES ended, so that each gets its turn.
         self._request_from = 0
-        self._restore()
+        self._restore(jobs)
 
-    def _restore(self) -> None:
-        """What waits for others does so again, also for those of which the store is still to be asked."""
-        for ticket, job in self.open.items():
+    def _restore(self, jobs: Iterable[Stored]) -> None:
+        """In the order of submission: the jobs of an array are known by their places behind it.
+
+        What waits for others does so again, also for those of which the store is still to be asked.
+        """
+        array, first, cancelled = None, 0, False
+        for stored in jobs:
+            spec, ticket = unpack_spec(stored.body), stored.ticket
+            job = OpenJob(stored.seq, stored.submitted_at, spec, stored.body, stored.cancelled)
+            self.open[ticket] = job
+            if size_of(spec):
+                job.array = array = Array(ticket, size_of(spec))
+                first, cancelled = stored.seq, stored.cancelled
+            elif array is not None and stored.seq <= first + array.size:
+                job.within = array
+                job.cancelled = job.cancelled or cancelled
+                array.add([ticket])
             if job.after:
                 self._after.add(ticket, job.after)
         self._unsent = {ticket: job for ticket, job in self.open.items() if self._is_to_be_sent(ticket, job)}
+
+    def to_count(self) -> dict[str, tuple[int, int]]:
+        """At the start: the open arrays, (seq, size), whose counts are to come with the first event."""
+        return {
+            ticket: (job.seq, job.array.size) for ticket, job in self.open.items() if job.array is not None
+        }
+
+    def recall(self, counts: Mapping[str, Mapping[str, int]], now: float, out: Outcome) -> None:
+        """How those jobs of these arrays ended that are not open."""
+        for ticket, how in counts.items():
+            job = self.open[ticket]
+            assert job.array is not None
+            job.array.recall(how)
+            if not job.array.open:
+                self._end([job.array.ended(job.cancelled, now)], now, out)
 
     def to_find(self) -> list[str]:
         """At the start: the tickets whose `Found` (AT_START) is to be the first event."""
@@ -201,7 +175,9 @@ class Origin:
             self._wait(open_job, asked.ticket, Waiter(client, line.seq, False))
         elif isinstance(asked, CancelJob):
             self._cancel(client, line, asked.ticket, open_job, now, connected, out)
-        elif (isinstance(asked, Status) or line.as_json) and asked.ticket not in self._after:
+        elif isinstance(asked, GetResult) and line.as_json and open_job.array is not None:
+            out.actions.append(LookUp(client, line.seq, asked, asked.ticket))  # for its jobs
+        elif (isinstance(asked, Status) or line.as_json) and not self._is_held(asked.ticket, open_job):
             self._ask(client, line, connected, out)
         else:
             view = self._view(asked.ticket, open_job)
@@ -227,14 +203,29 @@ class Origin:
         self.submitted += 1
         out.records.append(Submitted(job.seq, ticket, now, job.body))
         out.actions.append(Answer(client, line.seq, TicketIssued(ticket)))
+        if isinstance(spec, Command) and spec.extras.array:
+            self._add_array(line, spec, job, now, out)
         bad = next((each for each, outcome in known.items() if outcome != JobOutcome.SUCCEEDED), None)
         awaited = [each for each in job.after if each in self.open]
         if bad is not None:
-            self._end(not_started(ticket, bad, known[bad], now), now, out)
+            self._end(self._not_started(ticket, bad, known[bad], now), now, out)
         elif awaited:
             self._after.add(ticket, awaited)
         else:
-            self._unsent[ticket] = job
+            self._hand_in(ticket)
+
+    def _add_array(self, line: Line, spec: Command, parent: OpenJob, now: float, out: Outcome) -> None:
+        """Its jobs, in the same commit as itself."""
+        parent.array = array = Array(line.ticket, spec.extras.array)
+        array.add(line.tickets)
+        single, bodies = jobs_of(spec, line.ticket)
+        for ticket, body in zip(line.tickets, bodies, strict=True):
+            job = OpenJob(self._next_seq, now, single, body, False)
+            job.within = array
+            self.open[ticket] = job
+            self._next_seq += 1
+            out.records.append(Submitted(job.seq, ticket, now, job.body))
+        self.submitted += array.size
 
     def seek(self, out: Outcome) -> None:
         """Asks the store once for all that this step's submissions come after."""
@@ -248,8 +239,7 @@ class Origin:
         """What the store says. It is asked again for what was open then and has ended since."""
         if number == AT_START:
             for ticket, outcome in outcomes.items():
-                for ended in self._follow(ticket, outcome, now):
-                    self._end(ended, now, out)
+                self._end(self._follow(ticket, outcome, now), now, out)
         for seeking in self._sought.pop(number, ()):
             seeking.known.update((ticket, outcomes[ticket]) for ticket in seeking.missing)
             self._submit(seeking.client, seeking.line, seeking.spec, seeking.known, now, out)
@@ -276,24 +266,31 @@ class Origin:
         connected: bool,
         out: Outcome,
     ) -> None:
-        if ticket in self._after:  # nobody else knows of it
-            self._end(never_started(ticket, now), now, out)
+        tickets = [ticket] if job.array is None else list(job.array.open)
+        if self._gate(ticket, job) in self._after:  # nobody else knows of it
+            job.cancelled = True
+            self._end([never_started(each, now) for each in tickets], now, out)
             out.actions.append(LookUp(client, line.seq, CancelJob(ticket), ticket))
             return
         if not job.cancelled:
             job.cancelled = True
-            out.records.append(CancelAsked(job.seq))
+            out.records.append(CancelAsked(job.seq))  # for all jobs of an array, too
+        for each in tickets:
+            self.open[each].cancelled = True
         if connected:
-            if ticket not in self._unsent:  # else the cancel goes with its JOB
-                self._send_cancels([ticket], out)
+            # Where the JOB is still to go, the cancel goes with it.
+            self._send_cancels([each for each in tickets if each not in self._unsent], out)
             self._wait(job, ticket, Waiter(client, line.seq, True))
         else:
             reply = CancelOf(self._view(ticket, job), requested=True)
             out.actions.append(Answer(client, line.seq, reply))
 
     def _view(self, ticket: str, job: OpenJob) -> JobView:
-        awaited = self._after.awaited_by(ticket)
-        return JobView(ticket, unpack_spec(job.body), job.submitted_at, JobState.QUEUED, waits_for=awaited)
+        awaited = self._after.awaited_by(self._gate(ticket, job))
+        array = None if job.array is None else job.array.view()
+        state = JobState.RUNNING if array and not awaited else JobState.QUEUED
+        spec = unpack_spec(job.body)
+        return JobView(ticket, spec, job.submitted_at, state, waits_for=awaited, array=array)
 
     # --- questions that the load balancer answers ------------------------------------------------
 
@@ -372,7 +369,15 @@ class Origin:
         self._send_cancels((ticket for ticket, job in self.open.items() if job.cancelled and job.acked), out)
 
     def _is_to_be_sent(self, ticket: str, job: OpenJob) -> bool:
-        return not job.acked and ticket not in self._after
+        return not job.acked and not self._is_held(ticket, job)
+
+    def _is_held(self, ticket: str, job: OpenJob) -> bool:
+        """The load balancer is told nothing of it: it waits for others, or is an array."""
+        return job.array is not None or self._gate(ticket, job) in self._after
+
+    def _gate(self, ticket: str, job: OpenJob) -> str:
+        """Whose waiting holds it up: the jobs of an array have none of their own."""
+        return ticket if job.within is None else job.within.ticket
 
     def link_down(self, out: Outcome) -> None:
         asking, self._asking = self._asking, {}
@@ -414,7 +419,7 @@ class Origin:
         """The load balancer has nothing of these: hand them in again."""
         for ticket in tickets:
             job = self.open.get(ticket)
-            if job is not None and ticket not in self._after:
+            if job is not None and not self._is_held(ticket, job):
                 job.acked = False
                 self._unsent[ticket] = job
 
@@ -423,35 +428,53 @@ class Origin:
         acks = []
         for ended in results:
             acks.append(Held(ended.ticket, ended.attempt))
-            if ended.ticket in self.open:
-                self._end(ended, now, out)
-            else:
+            job = self.open.get(ended.ticket)
+            if job is None or job.array is not None:
                 self.stale += 1  # a repetition
+            else:
+                self._end([ended], now, out)
         if acks:
             out.actions.append(Send(AckResults(acks)))
 
-    def _end(self, ended: Ended, now: float, out: Outcome) -> None:
-        """The one place where a ticket ends; in the same commit so does what will not start after it."""
-        ending = [ended]
+    def _end(self, ending: list[Ended], now: float, out: Outcome) -> None:
+        """The one place where tickets end; in the same commit so does what will not start after them."""
         while ending:  # no recursion: a chain may be long
-            each = ending.pop()
-            job = self.open.pop(each.ticket)
-            self._unsent.pop(each.ticket, None)
-            self.outcomes[each.outcome] += 1
-            out.records.append(Done(job.seq, each))
+            ended = ending.pop()
+            ticket, outcome = ended.ticket, ended.outcome
+            job = self.open.pop(ticket)
+            self._unsent.pop(ticket, None)
+            self.outcomes[outcome] += 1
+            out.records.append(Done(job.seq, ended))
             if job.waiters:
-                self._answer_waiters(job, each, out)
+                self._answer_waiters(job, ended, out)
+            if job.within is not None and job.within.end(ticket, outcome):
+                parent = self.open[job.within.ticket]
+                ending.append(job.within.ended(parent.cancelled, now))
             if self._after:
-                self._after.leave(each.ticket)
-                ending += self._follow(each.ticket, each.outcome, now)
+                self._after.leave(ticket)
+                ending += self._follow(ticket, outcome, now)
 
     def _follow(self, ticket: str, outcome: str | None, now: float) -> list[Ended]:
         """It ended so: what came after it is handed in, or ends as this list says."""
-        if outcome != JobOutcome.SUCCEEDED:
-            return [not_started(each, ticket, outcome, now) for each in self._after.failed(ticket)]
-        for each in self._after.succeeded(ticket):
+        if outcome == JobOutcome.SUCCEEDED:
+            for each in self._after.succeeded(ticket):
+                self._hand_in(each)
+            return []
+        followers = self._after.failed(ticket)
+        return [ended for each in followers for ended in self._not_started(each, ticket, outcome, now)]
+
+    def _not_started(self, ticket: str, awaited: str, outcome: str | None, now: float) -> list[Ended]:
+        """How it ends, or where it is an array each of its jobs, as `awaited` ended so."""
+        why, array = reason_after(awaited, outcome), self.open[ticket].array
+        if array is None:
+            return [not_started(ticket, why, now)]
+        array.why = why
+        return [not_started(each, why, now) for each in array.open]
+
+    def _hand_in(self, ticket: str) -> None:
+        array = self.open[ticket].array
+        for each in (ticket,) if array is None else array.open:
             self._unsent[each] = self.open[each]
-        return []
 
     def _answer_waiters(self, job: OpenJob, ended: Ended, out: Outcome) -> None:
         reply: dict[bool, Reply]
@@ -462,7 +485,11 @@ class Origin:
             failure = Failure(f"The result of {ended.ticket} cannot be read: {error.reason}.")
             reply = {True: failure, False: failure}
         for waiter in job.waiters or ():
-            out.actions.append(Answer(waiter.client, waiter.seq, reply[waiter.cancels]))
+            if job.array is None:
+                out.actions.append(Answer(waiter.client, waiter.seq, reply[waiter.cancels]))
+            else:  # its jobs are looked up
+                asked = CancelJob(ended.ticket) if waiter.cancels else Wait(ended.ticket)
+                out.actions.append(LookUp(waiter.client, waiter.seq, asked, ended.ticket))
             waiting = self._waiting.get(waiter.client)
             if waiting is not None:
                 waiting.discard(ended.ticket)

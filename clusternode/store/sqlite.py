@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clusternode.core.events import CancelAsked, Done, Kept, Record, Released, Submitted
-from clusternode.core.origin import Stored
+from clusternode.core.openjob import Stored
 from protocol.job import Ended
 from protocol.limits import KIB, MIB
 from runtime.blobs import Place, Segments
@@ -233,6 +233,25 @@ class SqliteStore:
                 for ticket in tickets
             )
             return dict(zip(tickets, map(_outcome, rows), strict=True))
+
+        return await self._database.read(query)
+
+    async def array(
+        self, seq: int, size: int, first: int, most: int
+    ) -> tuple[dict[str, int], list[tuple[str, str | None]]]:
+        """Of the array at `seq`: how many ended how; (ticket, outcome) of `most` from `first` on."""
+
+        def query(connection: sqlite3.Connection) -> tuple[dict[str, int], list[tuple[str, str | None]]]:
+            counts = connection.execute(
+                "SELECT outcome, count(*) FROM tickets"
+                " WHERE seq > ? AND seq <= ? AND outcome IS NOT NULL GROUP BY outcome",
+                (seq, seq + size),
+            )
+            jobs = connection.execute(
+                "SELECT ticket, outcome FROM tickets WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
+                (seq + first, seq + size, most),
+            )
+            return dict(counts.fetchall()), jobs.fetchall()
 
         return await self._database.read(query)
 

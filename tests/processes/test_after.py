@@ -1,4 +1,4 @@
-"""kill -9 of the node where jobs wait for others: each starts after what it waits for, or never, and ends."""
+"""kill -9 of the node where jobs wait for others, and where arrays are half done."""
 
 from __future__ import annotations
 
@@ -64,6 +64,47 @@ def test_dependants_that_wait_while_their_node_is_dead(cluster: Cluster, tmp_pat
     assert {each["stdout"] for each in results} == ({""} if code else {"x\n", "all\n"})
 
 
+def test_an_array_whose_node_dies_again_and_again_has_the_right_sum(cluster: Cluster) -> None:
+    alpha, _ = cluster.start("alpha", "beta")
+    with alpha.json_client() as client:
+        (ticket,) = client.submit("run --array 60 -- sleep 0.05; test $((EVENLY_ARRAY_INDEX % 3)) != 0")
+        (later,) = client.submit(f"run --array 3 --after {ticket} -- true")
+    for ended in (1, 15, 30, 45):
+        with alpha.json_client() as client:
+            eventually(lambda c=client, n=ended: not 60 - n < open_of(c, ticket), f"{ended} have ended")
+        alpha.kill()
+        alpha.start()
+    with alpha.json_client() as client:
+        result, never = client.wait(ticket, later)
+        assert (result["outcome"], result["reason"]) == ("failed", "60 jobs: 40 succeeded, 20 failed")
+        results = client.wait(*(each["ticket"] for each in result["jobs"]))
+        assert never["reason"].startswith(f"not started: it comes after {ticket}, which failed; 3 jobs: 3 ")
+    assert [each["outcome"] for each in results] == [
+        "succeeded" if index % 3 else "failed" for index in range(60)
+    ]
+    assert_settled(cluster, alpha)
+
+
+def open_of(client: Client, ticket: str) -> int:
+    return int(client.ask_json(f"status {ticket}")["array"]["open"])
+
+
+def test_a_cancel_of_an_array_survives_that_its_node_dies(cluster: Cluster) -> None:
+    alpha, _ = cluster.start("alpha", "beta")
+    with alpha.json_client() as client:
+        (ticket,) = client.submit("run --array 40 -- sleep 600")
+        cluster.balancer.kill()
+        eventually(lambda: "note" in client.ask_json("nodes"), "alpha has noticed")
+        assert client.ask_json(f"cancel {ticket}")["cancel"] == "requested"
+    alpha.kill()
+    alpha.start()
+    cluster.balancer.start()
+    with alpha.json_client() as client:
+        (result,) = client.wait(ticket)
+    assert (result["outcome"], result["reason"]) == ("cancelled", "40 jobs: 40 cancelled")
+    assert_settled(cluster, alpha)
+
+
 POINTS = [
     f"{name}:{count}"
     for name in ("commit.before", "commit.inside", "commit.after", "release.after")
@@ -80,32 +121,38 @@ def test_at_each_fail_point(cluster: Cluster, point: str) -> None:
     alpha.launch()
     del alpha.environment[VARIABLE]
     eventually(lambda: alpha.ended or "welcome by" in alpha.said, "alpha is there, or is gone already")
-    good, bad = submit_a_few(alpha)
+    good, bad, arrays = submit_a_few(alpha)
     assert alpha.wait() == -9, alpha.said
     alpha.start()
     with alpha.json_client() as client:
         assert {each["outcome"] for each in client.wait(*good)} <= {"succeeded"}
         assert {each["outcome"] for each in client.wait(*bad)} <= {"failed"}
+        for each in client.wait(*arrays):
+            assert each["reason"] == "3 jobs: 2 succeeded, 1 failed"
+            assert [job["outcome"] for job in each["jobs"]] == ["failed", "succeeded", "succeeded"]
+        eventually(lambda: client.ask_json("stats")["node"]["open"] == 0, "so has what nobody read")
+        rows = client.ask_json("getall")["results"]
+    # What was not acknowledged is there as a whole, or not at all.
+    whole = [row for row in rows if "array" in row["job"]]
+    assert sum("EVENLY_ARRAY_TICKET" in row["job"].get("env", {}) for row in rows) == 3 * len(whole)
     assert_settled(cluster, alpha)
 
 
-def submit_a_few(node: Node) -> tuple[list[str], list[str]]:
-    """Some that succeed one after the other, some that do not, until the node dies: what was read of each."""
+def submit_a_few(node: Node) -> tuple[list[str], list[str], list[str]]:
+    """Some that succeed one after the other, some that do not, arrays: what was read until the node died."""
     good: list[str] = []
     bad: list[str] = []
+    arrays: list[str] = []
     try:
         with node.json_client() as client:
             while True:
                 good += client.submit(f"run {after(good)} -- true")
                 bad += client.submit(f"run {after(bad)} -- false")
-                read_to_the_end(client, good[-1], bad[-1])
+                arrays += client.submit(f"run --array 3 {after(good)} -- test $EVENLY_ARRAY_INDEX != 0")
+                client.wait(good[-1], bad[-1], arrays[-1])
     except (OSError, AssertionError):
-        return good, bad
+        return good, bad, arrays
 
 
 def after(tickets: list[str]) -> str:
     return f"--after {tickets[-1]}" if tickets else ""
-
-
-def read_to_the_end(client: Client, good: str, bad: str) -> None:
-    assert [each["outcome"] for each in client.wait(good, bad)] == ["succeeded", "failed"]

@@ -9,7 +9,9 @@ from clusternode.core.node import NodeCore
 from loadbalancer.core import events as balancer_events
 from loadbalancer.core.balancer import Balancer
 from loadbalancer.core.jobs import State
+from protocol.job import unpack_report
 from protocol.messages import NotHere, ResReq, Result
+from protocol.replies import counted
 
 if TYPE_CHECKING:
     from cluster import SimNode, World
@@ -125,6 +127,25 @@ def check_dependants(world: World) -> None:
             assert not bad or disk.outcome(ticket) in ("failed", "cancelled"), f"{where} waits in vain"
             if disk.outcome(ticket) == "succeeded":
                 assert all(disk.outcome(each) == "succeeded" for each in after), f"{where} ran too early"
+
+
+def check_arrays(world: World) -> None:
+    """On the disk of its origin an array is there with all its jobs behind it, and ends when they have."""
+    for ticket, jobs in world.arrays.items():
+        disk = world.submitted[ticket].disk
+        seq, where = disk.find(ticket), f"seed {world.seed}: the array {ticket}"
+        expected = [None if seq is None else seq + index for index in range(1, len(jobs) + 1)]
+        assert [disk.find(job) for job in jobs] == expected, f"{where} is not there as a whole"
+        if seq is None:
+            continue
+        counts = disk.count(seq, len(jobs))
+        done = sum(counts.values()) == len(jobs)
+        assert (disk.outcome(ticket) is not None) == done, f"{where} does not end with its jobs"
+        if done:
+            is_good = counts.get("succeeded") == len(jobs)
+            assert (disk.outcome(ticket) == "succeeded") == is_good, f"{where} ended otherwise than its jobs"
+            reason = unpack_report(disk.done[seq].body).reason
+            assert reason.endswith(f"{len(jobs)} jobs: {counted(counts)}"), f"{where}: {reason}, {counts}"
 
 
 def check_nothing_runs_in_vain(world: World) -> None:

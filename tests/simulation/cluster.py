@@ -13,15 +13,24 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from checks import check_dependants, check_ledger, check_nothing_runs_in_vain, step_balancer, step_node
+from checks import (
+    check_arrays,
+    check_dependants,
+    check_ledger,
+    check_nothing_runs_in_vain,
+    step_balancer,
+    step_node,
+)
 from clusternode.core import events as node_events
 from clusternode.core.node import Identity, NodeCore
-from clusternode.core.origin import AT_START, Stored, reply_of_done, view_of_done
+from clusternode.core.openjob import Stored
+from clusternode.core.origin import AT_START, reply_of_done, view_of_done
 from helpers import SimPool
 from loadbalancer.core import events as balancer_events
 from loadbalancer.core.balancer import Balancer
 from loadbalancer.core.settings import Settings
 from machinery import COMMIT_DELAY, WIRE_DELAYS, BalancerDisk, NodeDisk, Process, Wire
+from protocol.arrays import size_of
 from protocol.dialogue import CancelJob, GetResult, Submit, Wait
 from protocol.job import Command, Ended, JobSpec, Sleep
 from protocol.messages import Hello, Job, Message, RequestOfRes, Result
@@ -88,9 +97,10 @@ class SimNode:
         process.died = self.crash_and_return
         self.process = process
         self.pool = SimPool(self, process)
-        awaited = core.origin.to_find()
-        if awaited:
-            process.submit(node_events.Found(AT_START, self._outcomes(awaited)))
+        awaited, arrays = core.origin.to_find(), core.origin.to_count()
+        if awaited or arrays:
+            counts = {ticket: disk.count(*place) for ticket, place in arrays.items()}
+            process.submit(node_events.Found(AT_START, self._outcomes(awaited), counts))
         self._connect_later(process, 0.0)
 
     def _outcomes(self, tickets: Sequence[str]) -> dict[str, str | None]:
@@ -190,10 +200,10 @@ class SimNode:
 
         self.world.after(delay + 0.002, connect)
 
-    def ask(self, asked: Any, ticket: str = "") -> None:
+    def ask(self, asked: Any, ticket: str = "", tickets: Sequence[str] = ()) -> None:
         """A client's line; what it is answered ends up in the world's books."""
         if self.process is not None:
-            line = node_events.Line(next(self.world.counter), asked, ticket, False)
+            line = node_events.Line(next(self.world.counter), asked, ticket, False, tickets)
             self.process.submit(node_events.LinesReceived(self.client, [line]))
 
     def hang_up(self) -> None:
@@ -300,6 +310,8 @@ class World:
         self.at_most_once: set[str] = set()
         #: What a job comes after.
         self.after_others: dict[str, tuple[str, ...]] = {}
+        #: The jobs of an array.
+        self.arrays: dict[str, list[str]] = {}
         self.start_balancer()
         for node in self.nodes:
             node.start()
@@ -333,6 +345,7 @@ class World:
         """A command starts. Each attempt does so once, on one node; an at-most-once job has one start."""
         starts = self._starts.setdefault(ticket, set())
         assert attempt not in starts, f"seed {self.seed}: {ticket} attempt {attempt} started twice"
+        assert ticket not in self.arrays, f"seed {self.seed}: the array {ticket} itself starts"
         assert not (starts and ticket in self.at_most_once), f"seed {self.seed}: {ticket} started again"
         cancelled_at = self.cancel_shown.get(ticket, self.now)
         reached_at = max(cancelled_at, node.linked_at) + CANCEL_REACHES
@@ -445,15 +458,21 @@ class World:
     # --- clients ---------------------------------------------------------------------------------
 
     def submit(self, node: SimNode, spec: JobSpec) -> None:
-        ticket = "".join(self.random.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=16))
-        self.submitted[ticket] = node
-        if isinstance(spec, Command) and spec.at_most_once:
-            self.at_most_once.add(ticket)
-        if is_endless(spec):
-            self.endless.add(ticket)
-        if isinstance(spec, Command) and spec.extras.after:
-            self.after_others[ticket] = spec.extras.after
-        node.ask(Submit(spec), ticket)
+        ticket, *jobs = (self._new_ticket() for _ in range(1 + size_of(spec)))
+        for each in (ticket, *jobs):
+            self.submitted[each] = node
+            if isinstance(spec, Command) and spec.at_most_once:
+                self.at_most_once.add(each)
+            if is_endless(spec):
+                self.endless.add(each)
+            if isinstance(spec, Command) and spec.extras.after:
+                self.after_others[each] = spec.extras.after
+        if jobs:
+            self.arrays[ticket] = jobs
+        node.ask(Submit(spec), ticket, jobs)
+
+    def _new_ticket(self) -> str:
+        return "".join(self.random.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=16))
 
     def wait(self, ticket: str) -> None:
         self.issued[ticket].ask(Wait(ticket))
@@ -468,7 +487,7 @@ class World:
         """A client reads this. From here on it must stay true."""
         match reply:
             case TicketIssued(ticket):
-                self.issued[ticket] = node
+                self.issued.update(dict.fromkeys((ticket, *self.arrays.get(ticket, ())), node))
                 for awaited in self.after_others.get(ticket, ()):
                     assert self.submitted[awaited] is node, f"seed {self.seed}: {ticket} was not refused"
             case ResultOf(view) | CancelOf(view) if view.outcome is not None:
@@ -494,6 +513,7 @@ class World:
             check_ledger(self.core)
         check_nothing_runs_in_vain(self)
         check_dependants(self)
+        check_arrays(self)
 
 
 def is_endless(spec: JobSpec) -> bool:

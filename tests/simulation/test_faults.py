@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from cluster import DAY, LONG, SimNode, World
+from cluster import DAY, LONG, SimNode, World, is_endless
 from helpers import POISON, VENOM
 from loadbalancer.core.jobs import State
 from loadbalancer.core.settings import Settings
@@ -35,17 +35,19 @@ def some_job(chance: random.Random) -> JobSpec:
 
 
 def in_company(world: World, node: SimNode, job: JobSpec, chance: random.Random) -> JobSpec:
-    """In two runs of three perhaps after other jobs; the third kind replays what was found before those."""
+    """In two runs of three perhaps after others, perhaps an array; a third replays older finds."""
     if world.seed % 3 == 1 or not isinstance(job, Command):
         return job
+    others: list[str] = []
     known = [ticket for ticket, where in world.issued.items() if where is node]
-    if not known or chance.random() > 0.4:
-        return job
-    others = chance.choices(known[-30:], k=chance.choice((1, 1, 2, 5)))
-    if chance.random() < 0.05:  # of whatever node
-        others.append(chance.choice(list(world.issued)))
-    world.seen["dependants"] += 1
-    return replace(job, extras=Extras(after=tuple(others)))
+    if known and chance.random() < 0.4:
+        others = chance.choices(known[-30:], k=chance.choice((1, 1, 2, 5)))
+        if chance.random() < 0.05:  # of whatever node
+            others.append(chance.choice(list(world.issued)))
+    size = 0 if is_endless(job) or chance.random() < 0.8 else chance.randint(2, 8)
+    world.seen["dependants"] += bool(others)
+    world.seen["arrays"] += bool(size)
+    return replace(job, extras=Extras(after=tuple(others), array=size)) if others or size else job
 
 
 def some_short_commands(chance: random.Random) -> list[JobSpec]:

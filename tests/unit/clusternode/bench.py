@@ -17,7 +17,7 @@ from clusternode.core.events import (
     TakenBack,
 )
 from clusternode.core.node import Identity, NodeCore
-from clusternode.core.origin import Stored
+from clusternode.core.openjob import Stored
 from protocol.job import Ended, JobSpec, Report
 from protocol.messages import Job, JobItem, Welcome
 

@@ -93,6 +93,28 @@ async def test_the_lines_of_one_turn_are_one_event_with_a_ticket_for_each_job(se
     assert [line.seq for line in event.lines] == [0, 1, 2]
 
 
+async def test_an_array_takes_a_ticket_for_each_of_its_jobs_and_a_turn_of_its_own(session: Session) -> None:
+    await session.type(b"run --array 600 -- true\n5\nrun --array 2 -- true\n")
+    first, second = session.events
+    assert isinstance(first, LinesReceived)
+    assert isinstance(second, LinesReceived)
+    (large,) = first.lines
+    assert len({large.ticket, *large.tickets}) == 601
+    assert [len(line.tickets) for line in second.lines] == [0, 2]
+
+
+async def test_lines_that_were_read_wait_too_while_the_disk_is_far_behind(session: Session) -> None:
+    session.client.data_received(b"5\n")
+    session.door.pause()
+    await session.rest()
+    session.client.data_received(b"6\n")
+    await session.rest()
+    assert session.lines() == [Submit(Sleep(5))]
+    session.door.resume()
+    await session.rest()
+    assert session.lines() == [Submit(Sleep(5)), Submit(Sleep(6))]
+
+
 async def test_replies_leave_in_the_order_of_the_lines(session: Session) -> None:
     await session.type(b"5\n6\nabcd\n")
     session.client.answer(1, TicketIssued("B"))

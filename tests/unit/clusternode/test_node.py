@@ -31,7 +31,7 @@ from clusternode.core.events import (
 )
 from clusternode.core.executor import GATHER, KEEP_AFTER, STARTED_AFTER
 from clusternode.core.lanes import AHEAD_MOST, PATIENCE
-from clusternode.core.origin import Stored
+from clusternode.core.openjob import Stored
 from protocol.dialogue import CancelJob, GetResult, Nodes, Stats, Status, Submit, Wait
 from protocol.job import Command, Extras, Sleep, unpack_report
 from protocol.messages import (

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clusternode.core.events import CancelAsked, Done, Kept, Record, Released, Submitted
-from clusternode.core.origin import Stored
+from clusternode.core.openjob import Stored
 from clusternode.store.sqlite import (
     BLOB_BYTES,
     PAGE_BYTES,
@@ -327,6 +327,23 @@ async def test_outcomes_are_those_of_what_is_done_here(store: SqliteStore) -> No
         ticket(3): None,
     }
     assert await store.outcomes([]) == {}
+
+
+async def test_the_jobs_of_an_array_are_counted_and_listed_in_pages(store: SqliteStore) -> None:
+    await store.commit([submitted(seq) for seq in range(1, 8)])
+    outcomes = {1: "lost", 3: "succeeded", 4: "failed", 6: "succeeded", 7: "lost"}
+    await store.commit([Done(seq, ended(seq, outcome=outcome)) for seq, outcome in outcomes.items()])
+    counts, jobs = await store.array(2, 4, 0, 100)
+    assert counts == {"succeeded": 2, "failed": 1}
+    assert jobs == [
+        (ticket(3), "succeeded"),
+        (ticket(4), "failed"),
+        (ticket(5), None),
+        (ticket(6), "succeeded"),
+    ]
+    assert await store.array(2, 4, 1, 2) == (counts, jobs[1:3])
+    assert await store.array(2, 4, 4, 2) == (counts, [])
+    assert await store.array(2, 4, 0, 0) == (counts, [])
 
 
 @pytest.mark.parametrize("outcome", ["succeedes", "succeeded"])

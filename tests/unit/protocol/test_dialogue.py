@@ -74,6 +74,7 @@ def test_every_allowed_number_is_taken(ms: int, before: str) -> None:
 COMMANDS: list[tuple[str, Request]] = [
     (f"result {T}", GetResult(T)),
     (f"r{T}", GetResult(T)),
+    (f"result {T}  99999", GetResult(T, 99_999)),
     (f"wait {T}", Wait(T)),
     (f"wait {T} {U}  {T}", WaitForAll((T, U, T))),
     (f"status {T}", Status(T)),
@@ -227,7 +228,8 @@ def test_an_option_that_is_not_there_is_named(option: str) -> None:
     name = option.partition("=")[0][:40]
     assert reason == (
         f"run has no option {name!r}: it has --time SECONDS, --retries N, --at-most-once, --priority N, "
-        "--env K=V, --cwd DIRECTORY, --stdin TEXT, --name NAME, --tag TAG, --after TICKET; -- ends options."
+        "--env K=V, --cwd DIRECTORY, --stdin TEXT, --name NAME, --tag TAG, --after TICKET, "
+        "--array N; -- ends options."
     )
 
 
@@ -290,6 +292,12 @@ def test_bad_utf_8_is_told_where(line: bytes, said: str) -> None:
 def test_a_command_without_a_ticket_is_told_what_a_ticket_is(name: str, rest: str) -> None:
     said = f"not {rest[:40]!r}" if rest else "and none was given"
     assert refusal(f"{name} {rest}".encode()) == f"{name} takes a ticket, 16 letters and digits, {said}."
+
+
+@pytest.mark.parametrize("first", ["x", "-1", "1.5", "100000", "9" * 5000, "1 2", "²"])
+def test_a_page_of_an_array_begins_at_one_of_its_jobs(first: str) -> None:
+    said = f"result <ticket> N lists an array from its job N on, from 0 to 99999: not {first[:40]!r}."
+    assert refusal(f"result {T} {first}".encode()) == said
 
 
 @pytest.mark.parametrize("wrong", ["5", T[:-1], "x" * 100])

@@ -40,6 +40,7 @@ BOTH = [
     ("--stdin=''", {"stdin": ""}, Extras()),
     (f"--after {T}", {"after": T}, Extras(after=(T,))),
     (f"--after {T.lower()} --after={U}", {"after": [T, U.lower()]}, Extras(after=(T, U))),
+    ("--array 7", {"array": 7}, Extras(array=7)),
     (
         '--tag x --priority 1 --env A=b --stdin "it\'s"',
         {"tag": "x", "priority": 1, "env": {"A": "b"}, "stdin": "it's"},
@@ -85,7 +86,7 @@ def test_all_older_options_are_there_as_json_too() -> None:
         (
             {"run": "x", "cpu": 3},
             "there is no option 'cpu': there are time, retries, at-most-once, priority, env, cwd, stdin, "
-            "name, tag, after.",
+            "name, tag, after, array.",
         ),
         (
             {"run": "x", "after": [T, "T1"]},
@@ -93,6 +94,11 @@ def test_all_older_options_are_there_as_json_too() -> None:
             f'not \'["{T}", "T1"]\'.',
         ),
         ({"run": "x", "after": [T] * 1001}, "--after takes 1000 tickets at most."),
+        ({"run": "x", "array": 1}, "--array takes a whole number from 2 to 100000: not '1'."),
+        (
+            {"run": "x" * 1000, "array": 100_000},
+            "--array 100000 of so long a command is over 33554432 bytes.",
+        ),
         ({"run": ""}, "run needs a command line, as in: run --time 60 -- make test"),
         (
             {"run": "x", "retries": 1, "at_most_once": True},
@@ -174,6 +180,7 @@ extras = st.builds(
     st.just("") | texts.map("/{}".format),
     texts,
     st.lists(st.sampled_from([T, U]), max_size=3).map(tuple),
+    st.just(0) | st.integers(2, 100_000),
 )
 
 
@@ -188,7 +195,8 @@ def test_what_is_packed_is_unpacked_and_what_is_not_asked_for_takes_no_room(extr
     "given_",
     [
         *({"cpus": 1}, {"priority": 101}, {"priority": True}, {"name": 1}, {"env": {"A": "b"}}),
-        *({"after": ["T1"]}, {"after": T}, {"after": [T] * (AFTER_LIMIT + 1)}, [], 1, {1: 2}),
+        *({"after": ["T1"]}, {"after": T}, {"after": [T] * (AFTER_LIMIT + 1)}),
+        *({"array": 1}, {"array": True}, {"array": 100_001}, [], 1, {1: 2}),
     ],
 )
 def test_a_body_with_other_options_is_refused(given_: object) -> None:

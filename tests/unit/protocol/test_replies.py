@@ -11,6 +11,7 @@ from protocol import replies
 from protocol.dialogue import HELP
 from protocol.job import Command, JobState, Outcome, Report, Sleep
 from protocol.replies import (
+    ArrayView,
     CancelOf,
     Failure,
     Goodbye,
@@ -359,6 +360,26 @@ def test_a_status_says_what_the_job_waits_for(count: int, said: str) -> None:
     value = as_object(render_json(status))
     assert tuple(value) == (*STATUS_KEYS, "waits_for")
     assert value["waits_for"] == list(tickets)
+
+
+ARRAY = ArrayView(100, {"succeeded": 55, "failed": 5})
+
+
+def test_a_status_of_an_array_sums_its_jobs_up() -> None:
+    status = StatusOf(queued(state=JobState.RUNNING, array=ARRAY))
+    assert render_text(status) == b"Status: running: 40 queued or running, 55 succeeded, 5 failed\n"
+    value = as_object(render_json(status))
+    assert tuple(value) == (*STATUS_KEYS, "array")
+    counts = {"succeeded": 55, "failed": 5, "timed-out": 0, "cancelled": 0, "lost": 0}
+    assert value["array"] == {"size": 100, "open": 40, **counts}
+
+
+def test_a_result_of_an_array_lists_a_page_of_its_jobs() -> None:
+    page = ARRAY._replace(jobs=[(T, "failed"), ("U", None)], first=7)
+    value = as_object(render_json(ResultOf(queued(array=page))))
+    assert value["array"]["open"] == 40
+    assert value["first"] == 7
+    assert value["jobs"] == [{"ticket": T, "outcome": "failed"}, {"ticket": "U", "outcome": None}]
 
 
 def test_help_in_json_is_the_lines_of_the_table() -> None:
