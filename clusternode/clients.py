@@ -8,13 +8,13 @@ import heapq
 import logging
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import cast
 
+from clusternode.core.done import reply_of_done, view_of_done
 from clusternode.core.events import Asked, ClientGone, Event, Line, LinesReceived, LookUp
-from clusternode.core.origin import reply_of_done, view_of_done
 from clusternode.store.sqlite import SqliteStore, TicketRow
 from clusternode.tickets import new_tickets
 from protocol.arrays import size_of
@@ -47,6 +47,7 @@ from protocol.replies import (
     HelpText,
     JobView,
     JsonMode,
+    LeftOut,
     Reply,
     ResultOf,
     StatusOf,
@@ -74,6 +75,19 @@ KEEPALIVE = (60, 10, 3)
 Question = GetResult | Status | Nodes | Stats
 
 
+class News:
+    """A line for many clients, made once for all that read the same."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+        self._lines: dict[bool, bytes] = {}
+
+    def line(self, as_json: bool) -> bytes:
+        if as_json not in self._lines:
+            self._lines[as_json] = (render_json if as_json else render_text)(self._reply)
+        return self._lines[as_json]
+
+
 class Listing:
     """Stands in the place of the reply to `getall`, which is streamed from the store."""
 
@@ -95,6 +109,10 @@ class Client(asyncio.Protocol):
         #: Questions behind a `wait`: asked when their turn has come, so that they see what it waited for.
         self._held_back: dict[int, Question] = {}
         self._last_wait = -1
+        #: Lines that belong to no line of its own, and how many had no room among them.
+        self._news: list[bytes] = []
+        self._news_bytes = 0
+        self._left_out = 0
         self._writable = asyncio.Event()
         self._writable.set()
         self._input_over = False
@@ -142,6 +160,7 @@ class Client(asyncio.Protocol):
         self._lines.clear()
         self._lookups.clear()
         self._held_back.clear()
+        self._news.clear()
         self._writable.set()
         self._moved.set()
         if self._linger is not None:
@@ -161,7 +180,10 @@ class Client(asyncio.Protocol):
 
     @property
     def _may_work(self) -> bool:
-        """A client that does not read its replies, or is owed too many, is not read either."""
+        """A client that does not read its replies, or is owed too many, is not read either.
+
+        Nor is any while the disk is far behind: one line may be as much work as 100,000.
+        """
         owed = self._next_line - self._next_reply
         may_answer = self._writable.is_set() and owed < PIPELINE_LIMIT and not self._is_full
         return may_answer and not self._door.congested
@@ -256,7 +278,7 @@ class Client(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        full = len(self._lines) > LINES_HIGH or not self._may_work or self._door.congested
+        full = len(self._lines) > LINES_HIGH or not self._may_work
         if full != self._reading_paused:
             self._reading_paused = full
             if full:
@@ -276,6 +298,30 @@ class Client(asyncio.Protocol):
         self._ready_bytes += len(data)
         self._schedule_flush()
 
+    def tell(self, news: News) -> None:
+        """A line between its replies. Where it does not read, they are counted, and it is told that."""
+        if self._left_out or self._news_bytes >= CLIENT_BUFFER_LIMIT:
+            self._left_out += 1
+            return
+        if self._next_reply in self._ready and self._writable.is_set():
+            self._flush()  # what it was answered before comes first
+        data = news.line(self._hears_json)
+        self._news.append(data)
+        self._news_bytes += len(data)
+        self._schedule_flush()
+
+    @property
+    def _hears_json(self) -> bool:
+        return self._json_from is not None and self._next_reply > self._json_from
+
+    def _take_news(self) -> list[bytes]:
+        """What is to be written now."""
+        news, self._news, self._news_bytes = self._news, [], 0
+        if self._left_out:
+            news.append(News(LeftOut(self._left_out)).line(self._hears_json))
+            self._left_out = 0
+        return news
+
     def _schedule_flush(self) -> None:
         if not self._flushing and not self._streaming:
             self._flushing = True
@@ -286,7 +332,7 @@ class Client(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing() or self._streaming:
             return
-        chunks: list[bytes] = []
+        chunks = self._take_news() if self._news and self._writable.is_set() else []
         size = 0
         while self._writable.is_set() and size < CLIENT_BUFFER_LIMIT:
             data = self._ready.pop(self._next_reply, None)
@@ -445,6 +491,14 @@ class Door:
 
     def get(self, number: int) -> Client | None:
         return self._clients.get(number)
+
+    def tell(self, clients: Iterable[int], reply: Reply) -> None:
+        """A line for those of them that are there."""
+        news = News(reply)
+        for number in clients:
+            client = self._clients.get(number)
+            if client is not None:
+                client.tell(news)
 
     def pause(self) -> None:
         self._set_congested(True)

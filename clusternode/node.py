@@ -34,6 +34,7 @@ from clusternode.core.events import (
     Spawn,
     Stop,
     TakeBack,
+    Tell,
     Tick,
 )
 from clusternode.core.node import Identity, NodeCore
@@ -147,6 +148,8 @@ class Node:
                     session = self.door.get(client)
                     if session is not None:
                         session.answer(seq, reply)
+                case Tell(clients, news):
+                    self.door.tell(clients, news)
                 case Send(message):
                     self._link.send(message)
                 case Spawn():

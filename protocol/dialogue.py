@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from protocol.fields import is_name
 from protocol.job import JobSpec, Sleep, is_ticket
-from protocol.limits import ARRAY_LIMIT, LINE_LIMIT, SLEEP_LIMIT_MS, TICKET_LENGTH, WAIT_LIMIT
+from protocol.limits import ARRAY_LIMIT, LINE_LIMIT, NAME_LIMIT, SLEEP_LIMIT_MS, TICKET_LENGTH, WAIT_LIMIT
 from protocol.options import OPTIONS, BadOption, command, split
 
 
@@ -45,6 +46,18 @@ class Status:
 @dataclass(frozen=True, slots=True)
 class CancelJob:
     ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """A line for each job with this tag that ends from here on; for each job where it is ALL."""
+
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +104,8 @@ Request = (
     | WaitForAll
     | Status
     | CancelJob
+    | Subscribe
+    | Unsubscribe
     | GetAll
     | Nodes
     | Stats
@@ -111,6 +126,8 @@ result <ticket>         its result, once done; r<ticket> does the same; of an ar
 wait <ticket> ...       the same, when it is done; of more tickets one after the other
 status <ticket>         where it is
 cancel <ticket>         stop it
+subscribe <tag>         from here on a line for each job with that tag that ends; * for all
+unsubscribe             no more of them
 getall                  every ticket of this node with its result, then an empty line
 nodes                   the cluster as it is
 stats                   counters of this node and of the load balancer
@@ -120,6 +137,9 @@ exit                    end; end of input does the same"""
 
 BAD_NUMBER = f"Please enter a valid number: whole milliseconds from 0 to {SLEEP_LIMIT_MS}."
 TOO_LONG = Invalid(f"That line is over {LINE_LIMIT} bytes, the most a line may have; it was skipped.")
+#: What stands for every tag, and for none.
+ALL = "*"
+NAMED = f"1 to {NAME_LIMIT} printable characters without spaces"
 JSON_FORM = 'as in {"run": "make test", "time": 60} or {"sleep": 250}.'
 NOT_YET = "is not there yet: it comes with a later version. A command does most of it: run <command line>"
 
@@ -223,6 +243,13 @@ def _wait(rest: str) -> Request:
     return WaitForAll(tickets)
 
 
+def _subscribe(rest: str) -> Request:
+    if is_name(rest):
+        return Subscribe(rest)
+    said = f"not {rest[:40]!r}" if rest else "and none was given"
+    return Invalid(f"subscribe takes a tag, {NAMED}, or * for all jobs, {said}.")
+
+
 def _alone(name: str, request: Request) -> Callable[[str], Request]:
     def parse(rest: str) -> Request:
         return Invalid(f"{name} stands alone on its line, without {rest[:40]!r}.") if rest else request
@@ -241,6 +268,8 @@ _COMMANDS: dict[str, Callable[[str], Request]] = {
     "wait": _wait,
     "status": _of_ticket("status", Status),
     "cancel": _of_ticket("cancel", CancelJob),
+    "subscribe": _subscribe,
+    "unsubscribe": _alone("unsubscribe", Unsubscribe()),
     "getall": _alone("getall", GetAll()),
     "nodes": _alone("nodes", Nodes()),
     "stats": _alone("stats", Stats()),

@@ -38,6 +38,8 @@ LINES_PER_TURN = 500
 PIPELINE_LIMIT = 100_000
 #: Tickets of one `wait`: each is owed a reply, and all of them are taken in one turn.
 WAIT_LIMIT = 1000
+#: Tags that one client has subscribed to: as many dictionary entries.
+SUBSCRIPTIONS_LIMIT = 100
 #: A client that does not read gets no more than this buffered; then its lines are left unread.
 CLIENT_BUFFER_LIMIT = 1 * MIB
 #: Clients of one node at once; one more is told so.

@@ -97,6 +97,30 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Subscribed:
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribed:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    """No reply: a line between them, for a client that has subscribed."""
+
+    job: JobView
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """So many such lines had no room, as the client does not read."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class NodesAre:
     """`nodes`: objects with name, connected, slots, running, queued, and more."""
 
@@ -134,6 +158,10 @@ Reply = (
     | CancelOf
     | UnknownTicket
     | Failure
+    | Subscribed
+    | Unsubscribed
+    | JobEnded
+    | LeftOut
     | NodesAre
     | StatsAre
     | HelpText
@@ -169,14 +197,19 @@ def _time(at: float) -> str:
 
 def summary(job: JobView) -> str:
     """How a done job ended, in one line without its output."""
-    report, outcome = job.report or Report(), job.outcome
-    if isinstance(job.spec, Sleep) and outcome is Outcome.SUCCEEDED:
+    report = job.report or Report()
+    if isinstance(job.spec, Sleep) and job.outcome is Outcome.SUCCEEDED:
         began = _time(report.started_at or report.finished_at)
         return (
             f"Executed Job[{job.ticket}] for {job.spec.ms} milliseconds "
             f"from {began} to {_time(report.finished_at)}"
         )
-    parts = [str(outcome)]
+    return _ending(job)
+
+
+def _ending(job: JobView) -> str:
+    report = job.report or Report()
+    parts = [str(job.outcome)]
     if report.exit_code is not None:
         parts.append(f"exit code {report.exit_code}")
     if report.reason:
@@ -284,6 +317,10 @@ _TEXT: dict[type, Callable[[Any], bytes]] = {
     CancelOf: _cancel_text,
     UnknownTicket: lambda reply: _line(f"Result: {NOT_FOUND}"),
     Failure: lambda reply: _line(reply.reason),
+    Subscribed: lambda reply: _line(f"Subscribed: {reply.tag}"),
+    Unsubscribed: lambda reply: _line("Unsubscribed."),
+    JobEnded: lambda reply: _line(f"Done: {reply.job.ticket} {_ending(reply.job)}"),
+    LeftOut: lambda reply: _line(f"Done: {reply.count} more, left out as they were not read in time."),
     NodesAre: _nodes_text,
     StatsAre: _stats_text,
     HelpText: lambda reply: _block("Commands:", HELP.encode()),
@@ -356,8 +393,7 @@ def _result_json(reply: ResultOf) -> bytes:
     return _json(fields)
 
 
-def _status_json(reply: StatusOf) -> bytes:
-    job = reply.job
+def _status_fields(job: JobView) -> dict[str, Any]:
     fields = job_fields(job)
     keys = ("ticket", "state", "outcome", "attempt", "node", "submitted_at", "started_at", "finished_at")
     value = {key: fields[key] for key in keys}
@@ -365,6 +401,11 @@ def _status_json(reply: StatusOf) -> bytes:
         value["waits_for"] = job.waits_for
     if job.array is not None:
         value["array"] = _array_fields(job.array)
+    return value
+
+
+def _status_json(reply: StatusOf) -> bytes:
+    value = _status_fields(reply.job)
     return _json(value | {"note": reply.note} if reply.note else value)
 
 
@@ -390,6 +431,10 @@ _JSON: dict[type, Callable[[Any], bytes]] = {
     CancelOf: _cancel_json,
     UnknownTicket: lambda reply: _json({"error": NOT_FOUND, "ticket": reply.ticket}),
     Failure: lambda reply: _json({"error": reply.reason}),
+    Subscribed: lambda reply: _json({"subscribed": reply.tag}),
+    Unsubscribed: lambda reply: _json({"unsubscribed": True}),
+    JobEnded: lambda reply: _json({"done": _status_fields(reply.job)}),
+    LeftOut: lambda reply: _json({"left_out": reply.count}),
     NodesAre: _nodes_json,
     StatsAre: lambda reply: _json({"node": reply.node, "balancer": reply.balancer}),
     HelpText: lambda reply: _json({"help": HELP.splitlines()}),

@@ -9,16 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from protocol.dialogue import CancelJob, GetResult, Status, Submit, Wait
+from protocol.dialogue import CancelJob, GetResult, Status, Submit, Subscribe, Unsubscribe, Wait
 from protocol.dialogue import Nodes as NodesRequest
 from protocol.dialogue import Stats as StatsRequest
 from protocol.job import Ended, Extras
 from protocol.messages import Message
-from protocol.replies import Reply
+from protocol.replies import JobEnded, Reply
 
 # --- events --------------------------------------------------------------------------------------
 
-Asked = Submit | GetResult | Wait | Status | CancelJob | NodesRequest | StatsRequest
+Asked = Submit | GetResult | Wait | Status | CancelJob | Subscribe | Unsubscribe | NodesRequest | StatsRequest
 
 
 class Line(NamedTuple):
@@ -188,6 +188,14 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Tell:
+    """A line for each of these clients, between its replies."""
+
+    clients: Sequence[int]
+    news: JobEnded
+
+
+@dataclass(frozen=True, slots=True)
 class LookUp:
     """Answer from the store: the ticket is not open, so it is done or not ours."""
 
@@ -267,7 +275,9 @@ class Log:
     warning: bool = False
 
 
-Action = Answer | LookUp | Find | Send | SendKept | Disconnect | Spawn | TakeBack | Kill | Drained | Log
+Action = (
+    Answer | Tell | LookUp | Find | Send | SendKept | Disconnect | Spawn | TakeBack | Kill | Drained | Log
+)
 
 
 @dataclass(slots=True)

@@ -34,6 +34,7 @@ class OpenJob:
         "retries",
         "seq",
         "submitted_at",
+        "tag",
         "waiters",
         "within",
     )
@@ -48,6 +49,7 @@ class OpenJob:
         self.retries = command.retries
         self.at_most_once = command.at_most_once
         self.priority = command.extras.priority
+        self.tag = command.extras.tag
         self.after = command.extras.after
         #: What it is, where it is one; what it is in, where it is in one.
         self.array: Array | None = None

@@ -5,20 +5,35 @@ Only open tickets are in memory. What is done is in the store, and looked up the
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from clusternode.core.after import After, never_started, not_started, reason_after
 from clusternode.core.arrays import Array
-from clusternode.core.events import Answer, CancelAsked, Done, Find, Line, LookUp, Outcome, Send, Submitted
+from clusternode.core.done import view_of_done
+from clusternode.core.events import (
+    Answer,
+    CancelAsked,
+    Done,
+    Find,
+    Line,
+    LookUp,
+    Outcome,
+    Send,
+    Submitted,
+    Tell,
+)
 from clusternode.core.openjob import OpenJob, Stored, Waiter
+from clusternode.core.subscriptions import Subscriptions
 from protocol.arrays import jobs_of, size_of
-from protocol.dialogue import CancelJob, GetResult, Nodes, Stats, Status, Submit, Wait
+from protocol.dialogue import CancelJob, GetResult, Nodes, Stats, Status, Submit, Subscribe, Unsubscribe, Wait
 from protocol.errors import ProtocolError
-from protocol.job import Command, Ended, JobSpec, JobState, unpack_report, unpack_spec
+from protocol.job import Command, Ended, JobSpec, JobState, unpack_spec
 from protocol.job import Outcome as JobOutcome
-from protocol.limits import REQUEST_ITEMS
+from protocol.limits import REQUEST_ITEMS, SUBSCRIPTIONS_LIMIT
 from protocol.messages import (
     AckResults,
     Cancel,
@@ -33,13 +48,16 @@ from protocol.messages import Answer as BalancerAnswer
 from protocol.replies import (
     CancelOf,
     Failure,
+    JobEnded,
     JobView,
     NodesAre,
     Reply,
     ResultOf,
     StatsAre,
     StatusOf,
+    Subscribed,
     TicketIssued,
+    Unsubscribed,
 )
 
 AWAY = "the ReverseProxy is away"
@@ -64,35 +82,6 @@ class Asking(NamedTuple):
     client: int
 
 
-def view_of_done(ticket: str, submitted_at: float, body: bytes, ended: Ended) -> JobView:
-    """A done job for its client.
-
-    Raises:
-        ProtocolError: if the stored bytes are of another version.
-    """
-    report = unpack_report(ended.body)
-    outcome = JobOutcome(ended.outcome)
-    spec = unpack_spec(body)
-    return JobView(
-        ticket,
-        spec,
-        submitted_at,
-        JobState.DONE,
-        ended.attempt,
-        report.node or None,
-        report.started_at,
-        outcome,
-        report,
-    )
-
-
-def reply_of_done(asked: GetResult | Wait | Status | CancelJob, view: JobView) -> Reply:
-    """What a client that asked so reads of a job that is done."""
-    if isinstance(asked, Status):
-        return StatusOf(view)
-    return CancelOf(view) if isinstance(asked, CancelJob) else ResultOf(view)
-
-
 class Origin:
     def __init__(self, jobs: Iterable[Stored], next_seq: int) -> None:
         """`jobs`: the open tickets in the store; `next_seq`: above all that it has.
@@ -109,6 +98,7 @@ class Origin:
         self.stale = 0
         self.outcomes: dict[str, int] = {str(outcome): 0 for outcome in JobOutcome}
         self._after = After()
+        self._subscriptions = Subscriptions()
         self._seeking: list[Seeking] = []
         self._sought: dict[int, list[Seeking]] = {}
         self._next_find = AT_START + 1
@@ -169,6 +159,8 @@ class Origin:
             self._submit(client, line, asked.spec, {}, now, out)
         elif isinstance(asked, Nodes | Stats):
             self._ask(client, line, connected, out)
+        elif isinstance(asked, Subscribe | Unsubscribe):
+            out.actions.append(Answer(client, line.seq, self._subscribe(client, asked)))
         elif (open_job := self.open.get(asked.ticket)) is None:
             out.actions.append(LookUp(client, line.seq, asked, asked.ticket))
         elif isinstance(asked, Wait):
@@ -244,7 +236,16 @@ class Origin:
             seeking.known.update((ticket, outcomes[ticket]) for ticket in seeking.missing)
             self._submit(seeking.client, seeking.line, seeking.spec, seeking.known, now, out)
 
+    def _subscribe(self, client: int, asked: Subscribe | Unsubscribe) -> Reply:
+        if isinstance(asked, Unsubscribe):
+            self._subscriptions.leave(client)
+            return Unsubscribed()
+        if self._subscriptions.add(client, asked.tag):
+            return Subscribed(asked.tag)
+        return Failure(f"A client has {SUBSCRIPTIONS_LIMIT} subscriptions at most; unsubscribe ends them.")
+
     def client_gone(self, client: int) -> None:
+        self._subscriptions.leave(client)
         for ticket in self._waiting.pop(client, ()):
             job = self.open.get(ticket)
             if job is not None and job.waiters:
@@ -447,6 +448,8 @@ class Origin:
             out.records.append(Done(job.seq, ended))
             if job.waiters:
                 self._answer_waiters(job, ended, out)
+            if self._subscriptions:
+                self._tell(job, ended, out)
             if job.within is not None and job.within.end(ticket, outcome):
                 parent = self.open[job.within.ticket]
                 ending.append(job.within.ended(parent.cancelled, now))
@@ -475,6 +478,14 @@ class Origin:
         array = self.open[ticket].array
         for each in (ticket,) if array is None else array.open:
             self._unsent[each] = self.open[each]
+
+    def _tell(self, job: OpenJob, ended: Ended, out: Outcome) -> None:
+        clients = self._subscriptions.of(job.tag)
+        if clients:
+            with contextlib.suppress(ProtocolError):  # whoever asks for it is told that it cannot be read
+                view = view_of_done(ended.ticket, job.submitted_at, job.body, ended)
+                view = view if job.array is None else replace(view, array=job.array.view())
+                out.actions.append(Tell(clients, JobEnded(view)))
 
     def _answer_waiters(self, job: OpenJob, ended: Ended, out: Outcome) -> None:
         reply: dict[bool, Reply]

@@ -22,16 +22,17 @@ from checks import (
     step_node,
 )
 from clusternode.core import events as node_events
+from clusternode.core.done import reply_of_done, view_of_done
 from clusternode.core.node import Identity, NodeCore
 from clusternode.core.openjob import Stored
-from clusternode.core.origin import AT_START, reply_of_done, view_of_done
+from clusternode.core.origin import AT_START
 from helpers import SimPool
 from loadbalancer.core import events as balancer_events
 from loadbalancer.core.balancer import Balancer
 from loadbalancer.core.settings import Settings
 from machinery import COMMIT_DELAY, WIRE_DELAYS, BalancerDisk, NodeDisk, Process, Wire
 from protocol.arrays import size_of
-from protocol.dialogue import CancelJob, GetResult, Submit, Wait
+from protocol.dialogue import ALL, CancelJob, GetResult, Submit, Subscribe, Wait
 from protocol.job import Command, Ended, JobSpec, Sleep
 from protocol.messages import Hello, Job, Message, RequestOfRes, Result
 from protocol.replies import CancelOf, ResultOf, TicketIssued, UnknownTicket
@@ -69,6 +70,8 @@ class SimNode:
         self.on_their_way: set[tuple[str, int]] = set()
         #: Attempts whose command runs, whatever the core knows of it.
         self.commands: set[tuple[str, int]] = set()
+        #: What was said of it to who has subscribed.
+        self.told: set[str] = set()
         #: It never comes back, nor does its disk.
         self.gone = False
         #: To the balancer, from the balancer: nothing comes through.
@@ -102,6 +105,11 @@ class SimNode:
             counts = {ticket: disk.count(*place) for ticket, place in arrays.items()}
             process.submit(node_events.Found(AT_START, self._outcomes(awaited), counts))
         self._connect_later(process, 0.0)
+        self._subscribe()
+
+    def _subscribe(self) -> None:
+        if self.world.seed % 3 != 1:
+            self.ask(Subscribe(ALL))
 
     def _outcomes(self, tickets: Sequence[str]) -> dict[str, str | None]:
         return {ticket: self.disk.outcome(ticket) for ticket in tickets}
@@ -211,6 +219,7 @@ class SimNode:
         if self.process is not None:
             self.process.submit(node_events.ClientGone(self.client))
         self.client = next(self.world.counter)
+        self._subscribe()
 
     def kill_helper(self) -> None:
         if self.pool is not None:
@@ -237,6 +246,12 @@ class SimNode:
                     row = self.disk.tickets[seq]
                     view = view_of_done(ticket, row.submitted_at, row.body, self.disk.done[seq])
                     self._answer(client, reply_of_done(asked, view))
+            case node_events.Tell(_, news):
+                view = news.job
+                assert view.ticket not in self.told, f"{view.ticket} is told twice"
+                self.told.add(view.ticket)
+                assert self.disk.outcome(view.ticket) == view.outcome, f"{view.ticket} is told too early"
+                self.world.seen["told"] += 1
             case node_events.Find(number, tickets):
                 self.world.after(
                     self.world.random.uniform(*COMMIT_DELAY),

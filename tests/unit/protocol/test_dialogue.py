@@ -20,6 +20,8 @@ from protocol.dialogue import (
     Stats,
     Status,
     Submit,
+    Subscribe,
+    Unsubscribe,
     Wait,
     WaitForAll,
     parse_line,
@@ -79,6 +81,8 @@ COMMANDS: list[tuple[str, Request]] = [
     (f"wait {T} {U}  {T}", WaitForAll((T, U, T))),
     (f"status {T}", Status(T)),
     (f"cancel {T}", CancelJob(T)),
+    ("unsubscribe", Unsubscribe()),
+    ("subscribe *", Subscribe("*")),
     ("getall", GetAll()),
     ("nodes", Nodes()),
     ("stats", Stats()),
@@ -294,6 +298,18 @@ def test_a_command_without_a_ticket_is_told_what_a_ticket_is(name: str, rest: st
     assert refusal(f"{name} {rest}".encode()) == f"{name} takes a ticket, 16 letters and digits, {said}."
 
 
+def test_a_tag_is_taken_as_it_is_written() -> None:
+    assert parse_line(b"Subscribe  Nightly-\xc3\x84 ") == Subscribe("Nightly-Ä")
+
+
+@pytest.mark.parametrize("rest", ["", "a b", "x" * 65, "\x07"])
+def test_a_tag_that_is_none_is_told_what_one_is(rest: str) -> None:
+    said = f"not {rest[:40]!r}" if rest else "and none was given"
+    assert refusal(f"subscribe {rest}".encode()) == (
+        f"subscribe takes a tag, 1 to 64 printable characters without spaces, or * for all jobs, {said}."
+    )
+
+
 @pytest.mark.parametrize("first", ["x", "-1", "1.5", "100000", "9" * 5000, "1 2", "²"])
 def test_a_page_of_an_array_begins_at_one_of_its_jobs(first: str) -> None:
     said = f"result <ticket> N lists an array from its job N on, from 0 to 99999: not {first[:40]!r}."
@@ -312,7 +328,7 @@ def test_a_wait_has_a_bound() -> None:
     assert refusal(f"wait {' '.join([T] * (WAIT_LIMIT + 1))}".encode()) == said
 
 
-@pytest.mark.parametrize("name", ["getall", "nodes", "stats", "help", "json", "exit"])
+@pytest.mark.parametrize("name", ["unsubscribe", "getall", "nodes", "stats", "help", "json", "exit"])
 def test_a_command_that_stands_alone_is_told_so(name: str) -> None:
     assert refusal(f"{name} now".encode()) == f"{name} stands alone on its line, without 'now'."
 

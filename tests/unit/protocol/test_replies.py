@@ -16,15 +16,19 @@ from protocol.replies import (
     Failure,
     Goodbye,
     HelpText,
+    JobEnded,
     JobView,
     JsonMode,
+    LeftOut,
     NodesAre,
     Reply,
     ResultOf,
     StatsAre,
     StatusOf,
+    Subscribed,
     TicketIssued,
     UnknownTicket,
+    Unsubscribed,
     job_fields,
     listing_end,
     listing_failure,
@@ -382,6 +386,20 @@ def test_a_result_of_an_array_lists_a_page_of_its_jobs() -> None:
     assert value["jobs"] == [{"ticket": T, "outcome": "failed"}, {"ticket": "U", "outcome": None}]
 
 
+def test_an_end_that_was_subscribed_to_is_its_status_on_a_line() -> None:
+    assert render_text(JobEnded(done(exit_code=0))) == (
+        f"Done: {T} succeeded, exit code 0, in 0.250 s on alpha\n".encode()
+    )
+    assert (
+        render_text(JobEnded(done(spec=Sleep(7)))) == f"Done: {T} succeeded, in 0.250 s on alpha\n".encode()
+    )
+    value = as_object(render_json(JobEnded(done(Outcome.LOST))))
+    assert tuple(value) == ("done",)
+    assert value["done"] == as_object(render_json(StatusOf(done(Outcome.LOST))))
+    assert render_text(LeftOut(7)) == b"Done: 7 more, left out as they were not read in time.\n"
+    assert as_object(render_json(LeftOut(7))) == {"left_out": 7}
+
+
 def test_help_in_json_is_the_lines_of_the_table() -> None:
     assert as_object(render_json(HelpText())) == {"help": HELP.splitlines()}
 
@@ -417,6 +435,10 @@ BY_CLASS: dict[type, st.SearchStrategy] = {
     CancelOf: st.builds(CancelOf, done_views) | st.builds(CancelOf, open_views, st.just(True)),
     UnknownTicket: st.builds(UnknownTicket, any_ticket),
     Failure: st.builds(Failure, texts),
+    Subscribed: st.builds(Subscribed, names),
+    Unsubscribed: st.builds(Unsubscribed),
+    JobEnded: st.builds(JobEnded, done_views),
+    LeftOut: st.builds(LeftOut, st.integers(1)),
     NodesAre: st.builds(NodesAre, st.lists(names.map(lambda name: row(name, True, 1)), max_size=3), texts),
     StatsAre: st.builds(StatsAre, counters, st.none() | counters),
     HelpText: st.builds(HelpText),
