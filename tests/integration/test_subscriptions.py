@@ -29,7 +29,7 @@ def test_a_subscriber_reads_a_line_for_each_job_with_its_tag(shared_cluster: Clu
         assert subscriber.ask(f"status {ticket}").startswith("Status: done"), "it reads no more of them"
 
 
-def test_all_jobs_of_this_node_and_an_array_with_each_of_its_jobs(
+def test_all_jobs_of_this_node_and_an_array_with_its_jobs(
     make_cluster: Callable[..., Cluster],
 ) -> None:
     alpha, beta = make_cluster().start("alpha", "beta")
