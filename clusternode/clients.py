@@ -8,13 +8,16 @@ import heapq
 import logging
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
 from typing import cast
 
+from clusternode.core.done import reply_of_done, view_of_done
 from clusternode.core.events import Asked, ClientGone, Event, Line, LinesReceived, LookUp
-from clusternode.core.origin import reply_of_done, view_of_done
 from clusternode.store.sqlite import SqliteStore, TicketRow
 from clusternode.tickets import new_tickets
+from protocol.arrays import size_of
 from protocol.dialogue import (
     TOO_LONG,
     CancelJob,
@@ -30,19 +33,24 @@ from protocol.dialogue import (
     Status,
     Submit,
     Wait,
+    WaitForAll,
     parse_line,
 )
 from protocol.errors import ProtocolError
 from protocol.job import JobState, unpack_spec
-from protocol.limits import CLIENT_BUFFER_LIMIT, CLIENTS_LIMIT, LINES_PER_TURN, PIPELINE_LIMIT
+from protocol.limits import ARRAY_PAGE, CLIENT_BUFFER_LIMIT, CLIENTS_LIMIT, LINES_PER_TURN, PIPELINE_LIMIT
 from protocol.lines import LineDecoder
 from protocol.replies import (
+    ArrayView,
     Failure,
     Goodbye,
     HelpText,
     JobView,
     JsonMode,
+    LeftOut,
     Reply,
+    ResultOf,
+    StatusOf,
     UnknownTicket,
     listing_end,
     listing_failure,
@@ -67,6 +75,19 @@ KEEPALIVE = (60, 10, 3)
 Question = GetResult | Status | Nodes | Stats
 
 
+class News:
+    """A line for many clients, made once for all that read the same."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+        self._lines: dict[bool, bytes] = {}
+
+    def line(self, as_json: bool) -> bytes:
+        if as_json not in self._lines:
+            self._lines[as_json] = (render_json if as_json else render_text)(self._reply)
+        return self._lines[as_json]
+
+
 class Listing:
     """Stands in the place of the reply to `getall`, which is streamed from the store."""
 
@@ -88,6 +109,10 @@ class Client(asyncio.Protocol):
         #: Questions behind a `wait`: asked when their turn has come, so that they see what it waited for.
         self._held_back: dict[int, Question] = {}
         self._last_wait = -1
+        #: Lines that belong to no line of its own, and how many had no room among them.
+        self._news: list[bytes] = []
+        self._news_bytes = 0
+        self._left_out = 0
         self._writable = asyncio.Event()
         self._writable.set()
         self._input_over = False
@@ -135,6 +160,7 @@ class Client(asyncio.Protocol):
         self._lines.clear()
         self._lookups.clear()
         self._held_back.clear()
+        self._news.clear()
         self._writable.set()
         self._moved.set()
         if self._linger is not None:
@@ -154,9 +180,13 @@ class Client(asyncio.Protocol):
 
     @property
     def _may_work(self) -> bool:
-        """A client that does not read its replies, or is owed too many, is not read either."""
+        """A client that does not read its replies, or is owed too many, is not read either.
+
+        Nor is any while the disk is far behind: one line may be as much work as 100,000.
+        """
         owed = self._next_line - self._next_reply
-        return self._writable.is_set() and owed < PIPELINE_LIMIT and not self._is_full
+        may_answer = self._writable.is_set() and owed < PIPELINE_LIMIT and not self._is_full
+        return may_answer and not self._door.congested
 
     @property
     def _is_full(self) -> bool:
@@ -169,24 +199,31 @@ class Client(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._work)
         self.regulate()
 
+    def go_on(self) -> None:
+        """Reads and works, or stops that, as the disk is now."""
+        self._schedule_work()
+
     def _work(self) -> None:
         """One turn: so many lines, in one event."""
         self._working = False
         lines: list[Line] = []
         requests: list[tuple[int, Request]] = []
-        while self._lines and len(requests) < LINES_PER_TURN and not self._input_over:
+        weight = 0
+        while self._lines and weight < LINES_PER_TURN and not self._input_over:
             raw = self._lines.popleft()
             request = TOO_LONG if raw is None else parse_line(raw)
             if request is None:
                 continue
-            number, self._next_line = self._next_line, self._next_line + 1
-            requests.append((number, request))
+            weight += _tickets_of(request)
+            for each in map(Wait, request.tickets) if isinstance(request, WaitForAll) else (request,):
+                number, self._next_line = self._next_line, self._next_line + 1
+                requests.append((number, each))
             if isinstance(request, Exit):
                 self._input_over = True
                 self._lines.clear()
             elif isinstance(request, Json) and self._json_from is None:
                 self._json_from = number
-        tickets = new_tickets(sum(isinstance(request, Submit) for _, request in requests))
+        tickets = new_tickets(sum(_tickets_of(each) for _, each in requests if isinstance(each, Submit)))
         for number, request in requests:
             if isinstance(request, Wait | CancelJob):
                 self._last_wait = number
@@ -195,13 +232,20 @@ class Client(asyncio.Protocol):
             elif isinstance(request, Question) and self._last_wait >= self._next_reply:
                 self._held_back[number] = request
             elif isinstance(request, Asked):
-                ticket = next(tickets) if isinstance(request, Submit) else ""
-                lines.append(Line(number, request, ticket, self._reads_json(number)))
+                lines.append(self._line(number, request, tickets))
             else:
                 self._answer_here(number, request)
         if lines:
             self._door.submit(LinesReceived(self.number, lines))
         self._schedule_work()
+
+    def _line(self, number: int, request: Asked, tickets: Iterator[str]) -> Line:
+        """`tickets`: new ones, taken from where it submits."""
+        as_json = self._reads_json(number)
+        if not isinstance(request, Submit):
+            return Line(number, request, "", as_json)
+        ticket = next(tickets)
+        return Line(number, request, ticket, as_json, tuple(islice(tickets, size_of(request.spec))))
 
     def _ask_held_back(self) -> None:
         """The questions whose turn has come: up to the next line that is waited for."""
@@ -234,7 +278,7 @@ class Client(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        full = len(self._lines) > LINES_HIGH or not self._may_work or self._door.congested
+        full = len(self._lines) > LINES_HIGH or not self._may_work
         if full != self._reading_paused:
             self._reading_paused = full
             if full:
@@ -254,6 +298,30 @@ class Client(asyncio.Protocol):
         self._ready_bytes += len(data)
         self._schedule_flush()
 
+    def tell(self, news: News) -> None:
+        """A line between its replies. Where it does not read, they are counted, and it is told that."""
+        if self._left_out or self._news_bytes >= CLIENT_BUFFER_LIMIT:
+            self._left_out += 1
+            return
+        if self._next_reply in self._ready and self._writable.is_set():
+            self._flush()  # what it was answered before comes first
+        data = news.line(self._hears_json)
+        self._news.append(data)
+        self._news_bytes += len(data)
+        self._schedule_flush()
+
+    @property
+    def _hears_json(self) -> bool:
+        return self._json_from is not None and self._next_reply > self._json_from
+
+    def _take_news(self) -> list[bytes]:
+        """What is to be written now."""
+        news, self._news, self._news_bytes = self._news, [], 0
+        if self._left_out:
+            news.append(News(LeftOut(self._left_out)).line(self._hears_json))
+            self._left_out = 0
+        return news
+
     def _schedule_flush(self) -> None:
         if not self._flushing and not self._streaming:
             self._flushing = True
@@ -264,7 +332,7 @@ class Client(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing() or self._streaming:
             return
-        chunks: list[bytes] = []
+        chunks = self._take_news() if self._news and self._writable.is_set() else []
         size = 0
         while self._writable.is_set() and size < CLIENT_BUFFER_LIMIT:
             data = self._ready.pop(self._next_reply, None)
@@ -333,9 +401,31 @@ class Client(asyncio.Protocol):
             rows = await self._door.store.tickets([self._lookups[seq].ticket for seq in batch])
             for seq, row in zip(batch, rows, strict=False):
                 action = self._lookups.pop(seq, None)
-                if action is not None:  # else the client has gone meanwhile
-                    self._reply(seq, _reply_of_row(action, row))
+                if action is None:  # the client has gone meanwhile
+                    continue
+                reply = _reply_of_row(action, row)
+                if row is not None and isinstance(reply, ResultOf | StatusOf) and size_of(reply.job.spec):
+                    await self._reply_of_array(action, reply, row.seq)
+                    break  # it may be long: the rest is read when there is room for it
+                self._reply(seq, reply)
         self._looking_up = False
+
+    async def _reply_of_array(self, action: LookUp, reply: ResultOf | StatusOf, seq: int) -> None:
+        """A program reads what has come of its jobs as well."""
+        if not self._reads_json(action.seq):
+            self._reply(action.seq, reply)
+            return
+        size = size_of(reply.job.spec)
+        first = action.asked.first if isinstance(action.asked, GetResult) else 0
+        most = 0 if isinstance(reply, StatusOf) else ARRAY_PAGE
+        array = ArrayView(size, *await self._door.store.array(seq, size, first, most), first)
+        state = JobState.RUNNING if reply.job.outcome is None else JobState.DONE
+        self._reply(action.seq, replace(reply, job=replace(reply.job, state=state, array=array)))
+
+
+def _tickets_of(request: Request) -> int:
+    """What it takes of a turn, and of new tickets at most: one, and of an array one for each job as well."""
+    return 1 + size_of(request.spec) if isinstance(request, Submit) else 1
 
 
 def _view(row: TicketRow) -> JobView:
@@ -402,6 +492,14 @@ class Door:
     def get(self, number: int) -> Client | None:
         return self._clients.get(number)
 
+    def tell(self, clients: Iterable[int], reply: Reply) -> None:
+        """A line for those of them that are there."""
+        news = News(reply)
+        for number in clients:
+            client = self._clients.get(number)
+            if client is not None:
+                client.tell(news)
+
     def pause(self) -> None:
         self._set_congested(True)
 
@@ -411,7 +509,7 @@ class Door:
     def _set_congested(self, congested: bool) -> None:
         self.congested = congested
         for client in self._clients.values():
-            client.regulate()
+            client.go_on()
 
     def close(self) -> None:
         """The node stops: connections end, what was answered is written."""

@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from clusternode.core.events import (
     Drain,
     Drained,
     Event,
+    Find,
+    Found,
     FromBalancer,
     Kill,
     LinkDown,
@@ -31,9 +34,11 @@ from clusternode.core.events import (
     Spawn,
     Stop,
     TakeBack,
+    Tell,
     Tick,
 )
 from clusternode.core.node import Identity, NodeCore
+from clusternode.core.origin import AT_START
 from clusternode.executor.leftovers import empty_directory, kill_leftovers
 from clusternode.executor.pool import Pool
 from clusternode.link import Link
@@ -48,6 +53,8 @@ log = logging.getLogger("clusternode")
 
 #: Kept results are read from the store so many at a time.
 KEPT_AT_ONCE = 8
+#: Tickets that jobs come after are looked up so many at a time.
+FOUND_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +148,8 @@ class Node:
                     session = self.door.get(client)
                     if session is not None:
                         session.answer(seq, reply)
+                case Tell(clients, news):
+                    self.door.tell(clients, news)
                 case Send(message):
                     self._link.send(message)
                 case Spawn():
@@ -149,6 +158,8 @@ class Node:
                     session = self.door.get(client)
                     if session is not None:
                         session.look_up(action)
+                case Find(number, tickets):
+                    self._background.start(self._find(number, tickets))
                 case SendKept(kept, tickets):
                     self._background.start(self._send_kept(list(kept), list(tickets)))
                 case TakeBack(ticket, attempt):
@@ -161,6 +172,9 @@ class Node:
                     self._drained.set()
                 case Log(text, warning):
                     log.log(logging.WARNING if warning else logging.INFO, "%s", text)
+
+    async def _find(self, number: int, tickets: Sequence[str]) -> None:
+        self.engine.submit(Found(number, await found_in(self._store, tickets)))
 
     async def _send_kept(self, kept: list[str], asking: list[str]) -> None:
         for start in range(0, len(kept), KEPT_AT_ONCE):
@@ -176,6 +190,14 @@ class Node:
         while True:
             self.engine.submit(Measured(os.getloadavg()[0], available_memory()))
             await asyncio.sleep(INFO_PERIOD)
+
+
+async def found_in(store: SqliteStore, tickets: Sequence[str]) -> dict[str, str | None]:
+    """How these tickets ended, piece by piece: commits get their turn in between."""
+    outcomes: dict[str, str | None] = {}
+    for start in range(0, len(tickets), FOUND_AT_ONCE):
+        outcomes |= await store.outcomes(tickets[start : start + FOUND_AT_ONCE])
+    return outcomes
 
 
 def available_memory() -> int:
@@ -207,8 +229,14 @@ async def serve(stop: asyncio.Event, options: Options, directory: Path) -> None:
             open_jobs, next_seq, kept = await store.load()
             found = len(open_jobs)
             core = NodeCore(identity, open_jobs, next_seq, kept, clock.now())
+            awaited = await found_in(store, core.origin.to_find())
+            counts = {
+                ticket: (await store.array(*place, 0, 0))[0]
+                for ticket, place in core.origin.to_count().items()
+            }
             del open_jobs, kept  # or they would stay as well
         node = Node(core, options, store, clock, work)
+        node.engine.submit(Found(AT_START, awaited, counts))
         listening = await listen(node.door.connect, options.bind, options.client_port, "--client-port")
         log.info(
             "node %s ready for clients on %s:%d, %d slots, %d tickets open, data in %s",

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from protocol.fields import is_name
 from protocol.job import JobSpec, Sleep, is_ticket
-from protocol.limits import LINE_LIMIT, SLEEP_LIMIT_MS, TICKET_LENGTH
+from protocol.limits import ARRAY_LIMIT, LINE_LIMIT, NAME_LIMIT, SLEEP_LIMIT_MS, TICKET_LENGTH, WAIT_LIMIT
 from protocol.options import OPTIONS, BadOption, command, split
 
 
@@ -19,12 +20,22 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class GetResult:
+    """`first`: of an array, the first of its jobs that are listed."""
+
     ticket: str
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
     ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaitForAll:
+    """Two tickets or more: a reply each, as if each had a `wait` of its own."""
+
+    tickets: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,18 @@ class Status:
 @dataclass(frozen=True, slots=True)
 class CancelJob:
     ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """A line for each job with this tag that ends from here on; for each job where it is ALL."""
+
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +98,21 @@ class Invalid:
 
 
 Request = (
-    Submit | GetResult | Wait | Status | CancelJob | GetAll | Nodes | Stats | Help | Json | Exit | Invalid
+    Submit
+    | GetResult
+    | Wait
+    | WaitForAll
+    | Status
+    | CancelJob
+    | Subscribe
+    | Unsubscribe
+    | GetAll
+    | Nodes
+    | Stats
+    | Help
+    | Json
+    | Exit
+    | Invalid
 )
 
 _OPTIONS = "\n".join(f"{'':26}{option.form:<17}{option.help}" for option in OPTIONS.values())
@@ -84,10 +121,13 @@ HELP = f"""\
 run <command line>      submit a command for /bin/sh -c; options before it, then --:
 {_OPTIONS}
 {{"run": "...", ...}}     the same as one JSON object, options by their names: {{"run": "make", "time": 60}}
-result <ticket>         its result, once done; r<ticket> does the same
-wait <ticket>           the same, when it is done
+result <ticket>         its result, once done; r<ticket> does the same; of an array
+                        JSON lists the jobs, behind `result <ticket> N` from job N on
+wait <ticket> ...       the same, when it is done; of more tickets one after the other
 status <ticket>         where it is
 cancel <ticket>         stop it
+subscribe <tag>         from here on a line for each job with that tag that ends; * for all
+unsubscribe             no more of them
 getall                  every ticket of this node with its result, then an empty line
 nodes                   the cluster as it is
 stats                   counters of this node and of the load balancer
@@ -97,6 +137,9 @@ exit                    end; end of input does the same"""
 
 BAD_NUMBER = f"Please enter a valid number: whole milliseconds from 0 to {SLEEP_LIMIT_MS}."
 TOO_LONG = Invalid(f"That line is over {LINE_LIMIT} bytes, the most a line may have; it was skipped.")
+#: What stands for every tag, and for none.
+ALL = "*"
+NAMED = f"1 to {NAME_LIMIT} printable characters without spaces"
 JSON_FORM = 'as in {"run": "make test", "time": 60} or {"sleep": 250}.'
 NOT_YET = "is not there yet: it comes with a later version. A command does most of it: run <command line>"
 
@@ -177,6 +220,36 @@ def _of_ticket(name: str, request: Callable[[str], Request]) -> Callable[[str], 
     return parse
 
 
+def _result(rest: str) -> Request:
+    ticket, _, first = rest.partition(" ")
+    first = first.strip()
+    if not first or not is_ticket(ticket.upper()):
+        return _result_of_job(rest)
+    if not (first.isascii() and first.isdecimal() and len(first) <= 9 and int(first) < ARRAY_LIMIT):
+        said = f"from 0 to {ARRAY_LIMIT - 1}: not {first[:40]!r}."
+        return Invalid(f"result <ticket> N lists an array from its job N on, {said}")
+    return GetResult(ticket.upper(), int(first))
+
+
+def _wait(rest: str) -> Request:
+    tickets = tuple(rest.upper().split())
+    if len(tickets) < 2:
+        return _wait_for_one(rest)
+    if len(tickets) > WAIT_LIMIT:
+        return Invalid(f"wait takes {WAIT_LIMIT} tickets at most, not {len(tickets)}: give it a line more.")
+    wrong = next((ticket for ticket in tickets if not is_ticket(ticket)), None)
+    if wrong is not None:
+        return Invalid(f"wait takes tickets, {TICKET_LENGTH} letters and digits each, not {wrong[:40]!r}.")
+    return WaitForAll(tickets)
+
+
+def _subscribe(rest: str) -> Request:
+    if is_name(rest):
+        return Subscribe(rest)
+    said = f"not {rest[:40]!r}" if rest else "and none was given"
+    return Invalid(f"subscribe takes a tag, {NAMED}, or * for all jobs, {said}.")
+
+
 def _alone(name: str, request: Request) -> Callable[[str], Request]:
     def parse(rest: str) -> Request:
         return Invalid(f"{name} stands alone on its line, without {rest[:40]!r}.") if rest else request
@@ -184,14 +257,19 @@ def _alone(name: str, request: Request) -> Callable[[str], Request]:
     return parse
 
 
+_result_of_job = _of_ticket("result", GetResult)
+_wait_for_one = _of_ticket("wait", Wait)
+
 _COMMANDS: dict[str, Callable[[str], Request]] = {
     "run": _run,
     "task": lambda rest: Invalid(f"task {NOT_YET}"),
     "tail": lambda rest: Invalid(f"tail {NOT_YET}"),
-    "result": _of_ticket("result", GetResult),
-    "wait": _of_ticket("wait", Wait),
+    "result": _result,
+    "wait": _wait,
     "status": _of_ticket("status", Status),
     "cancel": _of_ticket("cancel", CancelJob),
+    "subscribe": _subscribe,
+    "unsubscribe": _alone("unsubscribe", Unsubscribe()),
     "getall": _alone("getall", GetAll()),
     "nodes": _alone("nodes", Nodes()),
     "stats": _alone("stats", Stats()),

@@ -13,6 +13,9 @@ import msgpack
 
 from protocol.errors import ProtocolError
 from protocol.limits import (
+    AFTER_LIMIT,
+    ARRAY_LEAST,
+    ARRAY_LIMIT,
     OUTPUT_LIMIT,
     PRIORITY_LIMIT,
     RETRIES_LIMIT,
@@ -70,6 +73,10 @@ class Extras:
     env: tuple[tuple[str, str], ...] = ()
     cwd: str = ""
     stdin: str = ""
+    #: Tickets of the same origin: handed in when they have succeeded.
+    after: tuple[str, ...] = ()
+    #: So many jobs with one ticket, 0 for a single job: its origin makes single ones of it.
+    array: int = 0
 
     @property
     def for_running(self) -> Extras | None:
@@ -135,15 +142,21 @@ def unpack_spec(body: bytes) -> JobSpec:
 def _extras(given: Any) -> Extras:
     if type(given) is dict and given.keys() <= _EXTRAS:
         texts = dict(given)
-        priority, env = texts.pop("priority", 0), texts.pop("env", [])
+        priority, env, after = texts.pop("priority", 0), texts.pop("env", []), texts.pop("after", [])
+        array = texts.pop("array", 0)
         pairs: list[Any] = [tuple(pair) for pair in env] if type(env) is list else [()]
         if (
             type(priority) is int
             and abs(priority) <= PRIORITY_LIMIT
             and all(len(pair) == 2 and all(type(each) is str for each in pair) for pair in pairs)
+            and type(after) is list
+            and len(after) <= AFTER_LIMIT
+            and all(map(is_ticket, after))
+            and type(array) is int
+            and (array == 0 or ARRAY_LEAST <= array <= ARRAY_LIMIT)
             and all(type(text) is str for text in texts.values())
         ):
-            return Extras(priority, env=tuple(pairs), **texts)
+            return Extras(priority, env=tuple(pairs), after=tuple(after), array=array, **texts)
     raise ProtocolError("a command whose options are not those of this version")
 
 

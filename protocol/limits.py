@@ -36,6 +36,10 @@ LINE_LIMIT = 64 * KIB
 LINES_PER_TURN = 500
 #: Replies a client may be owed (`wait` holds back those behind it) before its lines are left unread.
 PIPELINE_LIMIT = 100_000
+#: Tickets of one `wait`: each is owed a reply, and all of them are taken in one turn.
+WAIT_LIMIT = 1000
+#: Tags that one client has subscribed to: as many dictionary entries.
+SUBSCRIPTIONS_LIMIT = 100
 #: A client that does not read gets no more than this buffered; then its lines are left unread.
 CLIENT_BUFFER_LIMIT = 1 * MIB
 #: Clients of one node at once; one more is told so.
@@ -54,6 +58,15 @@ TIME_LIMIT = 10 * 366 * 24 * 3600.0
 RETRIES_LIMIT = 1000
 #: `--priority` at most, and below 0 at least: a hundred steps each way are more than people tell apart.
 PRIORITY_LIMIT = 100
+#: Tickets of one job's `--after`: as many edges are kept in memory until they have ended.
+AFTER_LIMIT = 1000
+#: `--array`: one job is no array; so many are made in one step and committed at once, in about a second.
+ARRAY_LEAST = 2
+ARRAY_LIMIT = 100_000
+#: The jobs of an array in all, as they are stored: half of what may wait for a link.
+ARRAY_BYTES = 32 * MIB
+#: Jobs of an array in one reply; the next ones are asked for by their number.
+ARRAY_PAGE = 1000
 #: Between SIGTERM and SIGKILL of a job that is to end.
 KILL_GRACE = 2.0
 #: An attempt number at most: far more than any crash limit allows, small enough for any integer type.

@@ -9,8 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from protocol.fields import is_name
-from protocol.job import NO_EXTRAS, Command, Extras
-from protocol.limits import NAME_LIMIT, PRIORITY_LIMIT, RETRIES_LIMIT, TIME_LIMIT
+from protocol.job import NO_EXTRAS, Command, Extras, is_ticket
+from protocol.limits import (
+    AFTER_LIMIT,
+    ARRAY_BYTES,
+    ARRAY_LEAST,
+    ARRAY_LIMIT,
+    NAME_LIMIT,
+    PRIORITY_LIMIT,
+    RETRIES_LIMIT,
+    TICKET_LENGTH,
+    TIME_LIMIT,
+)
 
 #: Variables that the executor sets itself.
 RESERVED = "EVENLY_"
@@ -103,6 +113,14 @@ def _variables(value: Any) -> tuple[tuple[str, str], ...]:
     return tuple(value.items())
 
 
+def _tickets(value: Any) -> tuple[str, ...]:
+    """Of one ticket, or of a list of them."""
+    tickets = value if isinstance(value, list) else [value]
+    if not all(isinstance(ticket, str) and is_ticket(ticket.upper()) for ticket in tickets):
+        raise ValueError
+    return tuple(ticket.upper() for ticket in tickets)
+
+
 OPTIONS = {
     option.name: option
     for option in (
@@ -156,6 +174,19 @@ OPTIONS = {
             _name,
             f"1 to {NAME_LIMIT} printable characters without spaces",
             "a word that jobs have in common",
+        ),
+        Option(
+            "--after TICKET",
+            _tickets,
+            f"a ticket of this node, {TICKET_LENGTH} letters and digits (in JSON also a list of them)",
+            "once that one has succeeded; may come more than once",
+            is_many=True,
+        ),
+        Option(
+            "--array N",
+            _whole(ARRAY_LEAST, ARRAY_LIMIT),
+            f"a whole number from {ARRAY_LEAST} to {ARRAY_LIMIT}",
+            "so many jobs with one ticket; EVENLY_ARRAY_INDEX tells them apart",
         ),
     )
 }
@@ -224,9 +255,14 @@ def command(line: str, options: Iterable[tuple[str, Any]]) -> Command:
     once = values.pop("at-most-once", False)
     if once and retries:
         raise BadOption("--at-most-once and --retries exclude each other: it would be started again.")
+    if len(values.get("after", ())) > AFTER_LIMIT:
+        raise BadOption(f"--after takes {AFTER_LIMIT} tickets at most.")
     if not line:
         raise BadOption("run needs a command line, as in: run --time 60 -- make test")
     if not is_text(line):
         what = "a NUL byte" if "\0" in line else "half of a surrogate pair"
         raise BadOption(f"A command line cannot hold {what}.")
-    return Command(line, limit, retries, once, Extras(**values) if values else NO_EXTRAS)
+    command = Command(line, limit, retries, once, Extras(**values) if values else NO_EXTRAS)
+    if command.extras.array and command.extras.array * len(command.pack()) > ARRAY_BYTES:
+        raise BadOption(f"--array {command.extras.array} of so long a command is over {ARRAY_BYTES} bytes.")
+    return command

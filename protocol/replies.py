@@ -7,22 +7,40 @@ ends it (dots at the start of a line are doubled, as in SMTP). JSON: one object 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from protocol.dialogue import HELP
 from protocol.job import Command, JobSpec, JobState, Outcome, Report, Sleep
 
 NOT_EXECUTED = "Result has not been executed yet, come back later."
 NOT_FOUND = "This job could not be found on this node."
+#: Of what a job waits for, as many are named on a line.
+SHOWN = 3
 GOODBYE = "Come back later to check your results."
 
 
 @dataclass(frozen=True, slots=True)
 class TicketIssued:
     ticket: str
+
+
+class ArrayView(NamedTuple):
+    """What has come of an array: how many of its jobs ended how.
+
+    `jobs`: (ticket, outcome or None) of those from `first` on, a page of them, where they were asked for.
+    """
+
+    size: int
+    counts: Mapping[str, int]
+    jobs: Sequence[tuple[str, str | None]] | None = None
+    first: int = 0
+
+    @property
+    def open(self) -> int:
+        return self.size - sum(self.counts.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +56,10 @@ class JobView:
     started_at: float | None = None
     outcome: Outcome | None = None
     report: Report | None = None
+    #: Tickets that have to succeed before it is handed in.
+    waits_for: tuple[str, ...] = ()
+    #: Where it is an array and that was looked into.
+    array: ArrayView | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +94,30 @@ class Failure:
     """One line that says what was wrong and what would have been right."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribed:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    """No reply: a line between them, for a client that has subscribed."""
+
+    job: JobView
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """So many such lines had no room, as the client does not read."""
+
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +158,10 @@ Reply = (
     | CancelOf
     | UnknownTicket
     | Failure
+    | Subscribed
+    | Unsubscribed
+    | JobEnded
+    | LeftOut
     | NodesAre
     | StatsAre
     | HelpText
@@ -147,14 +197,19 @@ def _time(at: float) -> str:
 
 def summary(job: JobView) -> str:
     """How a done job ended, in one line without its output."""
-    report, outcome = job.report or Report(), job.outcome
-    if isinstance(job.spec, Sleep) and outcome is Outcome.SUCCEEDED:
+    report = job.report or Report()
+    if isinstance(job.spec, Sleep) and job.outcome is Outcome.SUCCEEDED:
         began = _time(report.started_at or report.finished_at)
         return (
             f"Executed Job[{job.ticket}] for {job.spec.ms} milliseconds "
             f"from {began} to {_time(report.finished_at)}"
         )
-    parts = [str(outcome)]
+    return _ending(job)
+
+
+def _ending(job: JobView) -> str:
+    report = job.report or Report()
+    parts = [str(job.outcome)]
     if report.exit_code is not None:
         parts.append(f"exit code {report.exit_code}")
     if report.reason:
@@ -205,7 +260,23 @@ def _status_text(reply: StatusOf) -> bytes:
         text += f", {summary(job)}"
     elif job.node:
         text += f" on {job.node}, attempt {job.attempt}"
+    elif job.waits_for:
+        text += f", waits for {_some(job.waits_for)}"
+    elif job.array is not None:
+        text += f": {counted(job.array.counts, job.array.open)}"
     return _line(f"{text} ({reply.note})" if reply.note else text)
+
+
+def counted(counts: Mapping[str, int], still_open: int = 0) -> str:
+    """`40 queued or running, 55 succeeded, 5 failed`."""
+    parts = [f"{still_open} queued or running"] if still_open else []
+    parts += [f"{counts[outcome]} {outcome}" for outcome in Outcome if counts.get(outcome)]
+    return ", ".join(parts)
+
+
+def _some(tickets: Sequence[str]) -> str:
+    more = len(tickets) - SHOWN
+    return ", ".join(tickets[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _cancel_text(reply: CancelOf) -> bytes:
@@ -246,6 +317,10 @@ _TEXT: dict[type, Callable[[Any], bytes]] = {
     CancelOf: _cancel_text,
     UnknownTicket: lambda reply: _line(f"Result: {NOT_FOUND}"),
     Failure: lambda reply: _line(reply.reason),
+    Subscribed: lambda reply: _line(f"Subscribed: {reply.tag}"),
+    Unsubscribed: lambda reply: _line("Unsubscribed."),
+    JobEnded: lambda reply: _line(f"Done: {reply.job.ticket} {_ending(reply.job)}"),
+    LeftOut: lambda reply: _line(f"Done: {reply.count} more, left out as they were not read in time."),
     NodesAre: _nodes_text,
     StatsAre: _stats_text,
     HelpText: lambda reply: _block("Commands:", HELP.encode()),
@@ -303,11 +378,34 @@ def job_fields(job: JobView) -> dict[str, Any]:
     }
 
 
-def _status_json(reply: StatusOf) -> bytes:
-    job = reply.job
+def _array_fields(array: ArrayView) -> dict[str, Any]:
+    counts = {str(outcome): array.counts.get(outcome, 0) for outcome in Outcome}
+    return {"size": array.size, "open": array.open, **counts}
+
+
+def _result_json(reply: ResultOf) -> bytes:
+    job, array = reply.job, reply.job.array
+    fields = job_fields(job)
+    if array is not None:
+        fields["array"] = _array_fields(array)
+        fields["first"] = array.first
+        fields["jobs"] = [{"ticket": ticket, "outcome": outcome} for ticket, outcome in array.jobs or ()]
+    return _json(fields)
+
+
+def _status_fields(job: JobView) -> dict[str, Any]:
     fields = job_fields(job)
     keys = ("ticket", "state", "outcome", "attempt", "node", "submitted_at", "started_at", "finished_at")
     value = {key: fields[key] for key in keys}
+    if job.waits_for:
+        value["waits_for"] = job.waits_for
+    if job.array is not None:
+        value["array"] = _array_fields(job.array)
+    return value
+
+
+def _status_json(reply: StatusOf) -> bytes:
+    value = _status_fields(reply.job)
     return _json(value | {"note": reply.note} if reply.note else value)
 
 
@@ -328,11 +426,15 @@ def _nodes_json(reply: NodesAre) -> bytes:
 
 _JSON: dict[type, Callable[[Any], bytes]] = {
     TicketIssued: lambda reply: b'{"ticket":"' + reply.ticket.encode() + b'"}\n',
-    ResultOf: lambda reply: _json(job_fields(reply.job)),
+    ResultOf: _result_json,
     StatusOf: _status_json,
     CancelOf: _cancel_json,
     UnknownTicket: lambda reply: _json({"error": NOT_FOUND, "ticket": reply.ticket}),
     Failure: lambda reply: _json({"error": reply.reason}),
+    Subscribed: lambda reply: _json({"subscribed": reply.tag}),
+    Unsubscribed: lambda reply: _json({"unsubscribed": True}),
+    JobEnded: lambda reply: _json({"done": _status_fields(reply.job)}),
+    LeftOut: lambda reply: _json({"left_out": reply.count}),
     NodesAre: _nodes_json,
     StatsAre: lambda reply: _json({"node": reply.node, "balancer": reply.balancer}),
     HelpText: lambda reply: _json({"help": HELP.splitlines()}),

@@ -5,29 +5,33 @@ A client is a connection, by number; `seq` numbers its lines, so that replies fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from protocol.dialogue import CancelJob, GetResult, Status, Submit, Wait
+from protocol.dialogue import CancelJob, GetResult, Status, Submit, Subscribe, Unsubscribe, Wait
 from protocol.dialogue import Nodes as NodesRequest
 from protocol.dialogue import Stats as StatsRequest
 from protocol.job import Ended, Extras
 from protocol.messages import Message
-from protocol.replies import Reply
+from protocol.replies import JobEnded, Reply
 
 # --- events --------------------------------------------------------------------------------------
 
-Asked = Submit | GetResult | Wait | Status | CancelJob | NodesRequest | StatsRequest
+Asked = Submit | GetResult | Wait | Status | CancelJob | Subscribe | Unsubscribe | NodesRequest | StatsRequest
 
 
 class Line(NamedTuple):
-    """One request of a client. `ticket` is a new one where it submits; `as_json`: it reads JSON."""
+    """One request of a client. `ticket` is a new one where it submits; `as_json`: it reads JSON.
+
+    `tickets`: where it submits an array, those of its jobs.
+    """
 
     seq: int
     asked: Asked
     ticket: str
     as_json: bool
+    tickets: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,18 @@ class FromHelpers:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What the store says to `Find`, or at the start: how these tickets ended, None where it has none.
+
+    `counts`: at the start, of each open array, how many of its jobs have ended how.
+    """
+
+    number: int
+    outcomes: Mapping[str, str | None]
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """This machine: load average over a minute, bytes of memory available."""
 
@@ -117,6 +133,7 @@ Event = (
     | LinkDown
     | FromBalancer
     | FromHelpers
+    | Found
     | Measured
     | Tick
     | Drain
@@ -171,6 +188,14 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Tell:
+    """A line for each of these clients, between its replies."""
+
+    clients: Sequence[int]
+    news: JobEnded
+
+
+@dataclass(frozen=True, slots=True)
 class LookUp:
     """Answer from the store: the ticket is not open, so it is done or not ours."""
 
@@ -178,6 +203,14 @@ class LookUp:
     seq: int
     asked: GetResult | Wait | Status | CancelJob
     ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class Find:
+    """Find in the store how these tickets ended, which are not open; `Found` follows."""
+
+    number: int
+    tickets: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +275,9 @@ class Log:
     warning: bool = False
 
 
-Action = Answer | LookUp | Send | SendKept | Disconnect | Spawn | TakeBack | Kill | Drained | Log
+Action = (
+    Answer | Tell | LookUp | Find | Send | SendKept | Disconnect | Spawn | TakeBack | Kill | Drained | Log
+)
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from clusternode.core.events import (
     Drain,
     Drained,
     Event,
+    Found,
     FromBalancer,
     FromHelpers,
     LinesReceived,
@@ -25,7 +26,8 @@ from clusternode.core.events import (
     Tick,
 )
 from clusternode.core.executor import Executor
-from clusternode.core.origin import Origin, Stored
+from clusternode.core.openjob import Stored
+from clusternode.core.origin import Origin
 from protocol.limits import INFO_PERIOD, LINK_TIMEOUT
 from protocol.messages import (
     AckJobs,
@@ -100,6 +102,9 @@ class NodeCore:
                 self._on_message(message, out)
             case FromHelpers():
                 self.executor.heard(event, now, self.connected, out)
+            case Found(number, outcomes, counts):
+                self.origin.recall(counts, now, out)
+                self.origin.found(number, outcomes, now, out)
             case ClientGone(client):
                 self.origin.client_gone(client)
             case LinkUp():
@@ -119,6 +124,7 @@ class NodeCore:
                 return out
             case Tick():
                 self._on_tick(out)
+        self.origin.seek(out)
         if self.connected:
             self.origin.forward(out)
         self.executor.advance(now, self.connected, out)
@@ -216,13 +222,13 @@ class NodeCore:
         self.executor.assign(message.jobs, out)
 
     def _on_result(self, message: Result, out: Outcome) -> None:
-        self.origin.results(message.results, out)
+        self.origin.results(message.results, self._now, out)
 
     def _on_request(self, message: RequestOfRes, out: Outcome) -> None:
         self.executor.requested(message.tickets, out)
 
     def _on_res_req(self, message: ResReq, out: Outcome) -> None:
-        self.origin.results(message.results, out)
+        self.origin.results(message.results, self._now, out)
         self.executor.requested(message.tickets, out)
 
     def _on_not_here(self, message: NotHere, out: Outcome) -> None:

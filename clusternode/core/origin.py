@@ -5,23 +5,41 @@ Only open tickets are in memory. What is done is in the store, and looked up the
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from clusternode.core.events import Answer, CancelAsked, Done, Line, LookUp, Outcome, Send, Submitted
-from protocol.dialogue import CancelJob, GetResult, Nodes, Stats, Status, Submit, Wait
+from clusternode.core.after import After, never_started, not_started, reason_after
+from clusternode.core.arrays import Array
+from clusternode.core.done import view_of_done
+from clusternode.core.events import (
+    Answer,
+    CancelAsked,
+    Done,
+    Find,
+    Line,
+    LookUp,
+    Outcome,
+    Send,
+    Submitted,
+    Tell,
+)
+from clusternode.core.openjob import OpenJob, Stored, Waiter
+from clusternode.core.subscriptions import Subscriptions
+from protocol.arrays import jobs_of, size_of
+from protocol.dialogue import CancelJob, GetResult, Nodes, Stats, Status, Submit, Subscribe, Unsubscribe, Wait
 from protocol.errors import ProtocolError
-from protocol.job import Command, Ended, JobSpec, JobState, unpack_report, unpack_spec
+from protocol.job import Command, Ended, JobSpec, JobState, unpack_spec
 from protocol.job import Outcome as JobOutcome
-from protocol.limits import REQUEST_ITEMS
+from protocol.limits import REQUEST_ITEMS, SUBSCRIPTIONS_LIMIT
 from protocol.messages import (
     AckResults,
     Cancel,
     Checked,
     Held,
     Job,
-    JobItem,
     Query,
     in_batches,
     job_size,
@@ -30,68 +48,31 @@ from protocol.messages import Answer as BalancerAnswer
 from protocol.replies import (
     CancelOf,
     Failure,
+    JobEnded,
     JobView,
     NodesAre,
     Reply,
     ResultOf,
     StatsAre,
     StatusOf,
+    Subscribed,
     TicketIssued,
+    Unsubscribed,
 )
 
 AWAY = "the ReverseProxy is away"
-#: What a job that is no command asks for.
-_PLAIN = Command("")
+#: The number of the `Found` that comes first.
+AT_START = 0
 
 
-class Waiter(NamedTuple):
-    """A client's line that is answered when the job is done."""
+class Seeking(NamedTuple):
+    """A submission that comes after tickets of which the store must say how they ended; `known`: has said."""
 
     client: int
-    seq: int
-    cancels: bool
-
-
-class OpenJob:
-    """A ticket without a result. `acked`: the load balancer has it on its disk."""
-
-    __slots__ = (
-        "acked",
-        "at_most_once",
-        "body",
-        "cancelled",
-        "priority",
-        "retries",
-        "seq",
-        "submitted_at",
-        "waiters",
-    )
-
-    def __init__(self, seq: int, submitted_at: float, spec: JobSpec, body: bytes, cancelled: bool) -> None:
-        self.seq = seq
-        self.submitted_at = submitted_at
-        self.body = body
-        self.cancelled = cancelled
-        self.acked = False
-        command = spec if isinstance(spec, Command) else _PLAIN
-        self.retries = command.retries
-        self.at_most_once = command.at_most_once
-        self.priority = command.extras.priority
-        self.waiters: list[Waiter] | None = None
-
-    def item(self, ticket: str) -> JobItem:
-        how = (self.retries, self.at_most_once, self.priority)
-        return JobItem(ticket, 0, self.submitted_at, self.body, *how)
-
-
-class Stored(NamedTuple):
-    """An open ticket as the store has it."""
-
-    seq: int
-    ticket: str
-    submitted_at: float
-    body: bytes
-    cancelled: bool
+    line: Line
+    spec: JobSpec
+    missing: list[str]
+    known: dict[str, str | None]
 
 
 class Asking(NamedTuple):
@@ -101,45 +82,13 @@ class Asking(NamedTuple):
     client: int
 
 
-def view_of_done(ticket: str, submitted_at: float, body: bytes, ended: Ended) -> JobView:
-    """A done job for its client.
-
-    Raises:
-        ProtocolError: if the stored bytes are of another version.
-    """
-    report = unpack_report(ended.body)
-    outcome = JobOutcome(ended.outcome)
-    spec = unpack_spec(body)
-    return JobView(
-        ticket,
-        spec,
-        submitted_at,
-        JobState.DONE,
-        ended.attempt,
-        report.node or None,
-        report.started_at,
-        outcome,
-        report,
-    )
-
-
-def reply_of_done(asked: GetResult | Wait | Status | CancelJob, view: JobView) -> Reply:
-    """What a client that asked so reads of a job that is done."""
-    if isinstance(asked, Status):
-        return StatusOf(view)
-    return CancelOf(view) if isinstance(asked, CancelJob) else ResultOf(view)
-
-
 class Origin:
     def __init__(self, jobs: Iterable[Stored], next_seq: int) -> None:
         """`jobs`: the open tickets in the store; `next_seq`: above all that it has.
 
         Raises ProtocolError if a job in the store is of another version.
         """
-        self.open = {
-            job.ticket: OpenJob(job.seq, job.submitted_at, unpack_spec(job.body), job.body, job.cancelled)
-            for job in jobs
-        }
+        self.open: dict[str, OpenJob] = {}
         self._next_seq = next_seq
         #: This node's row of `nodes`, and its counters; kept up to date by the core before each question.
         self.own_fields: dict[str, Any] = {}
@@ -148,40 +97,155 @@ class Origin:
         #: Results that came again, and were dropped.
         self.stale = 0
         self.outcomes: dict[str, int] = {str(outcome): 0 for outcome in JobOutcome}
-        self._unsent: dict[str, OpenJob] = dict(self.open)
+        self._after = After()
+        self._subscriptions = Subscriptions()
+        self._seeking: list[Seeking] = []
+        self._sought: dict[int, list[Seeking]] = {}
+        self._next_find = AT_START + 1
+        self._unsent: dict[str, OpenJob] = {}
         self._waiting: dict[int, set[str]] = {}
         self._asking: dict[int, Asking] = {}
         self._next_query = 1
         #: Where the last REQUEST_OF_RES ended, so that each gets its turn.
         self._request_from = 0
+        self._restore(jobs)
+
+    def _restore(self, jobs: Iterable[Stored]) -> None:
+        """In the order of submission: the jobs of an array are known by their places behind it.
+
+        What waits for others does so again, also for those of which the store is still to be asked.
+        """
+        array, first, cancelled = None, 0, False
+        for stored in jobs:
+            spec, ticket = unpack_spec(stored.body), stored.ticket
+            job = OpenJob(stored.seq, stored.submitted_at, spec, stored.body, stored.cancelled)
+            self.open[ticket] = job
+            if size_of(spec):
+                job.array = array = Array(ticket, size_of(spec))
+                first, cancelled = stored.seq, stored.cancelled
+            elif array is not None and stored.seq <= first + array.size:
+                job.within = array
+                job.cancelled = job.cancelled or cancelled
+                array.add([ticket])
+            if job.after:
+                self._after.add(ticket, job.after)
+        self._unsent = {ticket: job for ticket, job in self.open.items() if self._is_to_be_sent(ticket, job)}
+
+    def to_count(self) -> dict[str, tuple[int, int]]:
+        """At the start: the open arrays, (seq, size), whose counts are to come with the first event."""
+        return {
+            ticket: (job.seq, job.array.size) for ticket, job in self.open.items() if job.array is not None
+        }
+
+    def recall(self, counts: Mapping[str, Mapping[str, int]], now: float, out: Outcome) -> None:
+        """How those jobs of these arrays ended that are not open."""
+        for ticket, how in counts.items():
+            job = self.open[ticket]
+            assert job.array is not None
+            job.array.recall(how)
+            if not job.array.open:
+                self._end([job.array.ended(job.cancelled, now)], now, out)
+
+    def to_find(self) -> list[str]:
+        """At the start: the tickets whose `Found` (AT_START) is to be the first event."""
+        return [ticket for ticket in self._after.awaited() if ticket not in self.open]
 
     # --- clients ---------------------------------------------------------------------------------
 
     def line(self, client: int, line: Line, now: float, connected: bool, out: Outcome) -> None:
         """One request of a client."""
-        asked, ticket = line.asked, line.ticket
+        asked = line.asked
         if isinstance(asked, Submit):
-            job = OpenJob(self._next_seq, now, asked.spec, asked.spec.pack(), False)
-            self._next_seq += 1
-            self.open[ticket] = self._unsent[ticket] = job
-            self.submitted += 1
-            out.records.append(Submitted(job.seq, ticket, now, job.body))
-            out.actions.append(Answer(client, line.seq, TicketIssued(ticket)))
+            self._submit(client, line, asked.spec, {}, now, out)
         elif isinstance(asked, Nodes | Stats):
             self._ask(client, line, connected, out)
+        elif isinstance(asked, Subscribe | Unsubscribe):
+            out.actions.append(Answer(client, line.seq, self._subscribe(client, asked)))
         elif (open_job := self.open.get(asked.ticket)) is None:
             out.actions.append(LookUp(client, line.seq, asked, asked.ticket))
         elif isinstance(asked, Wait):
             self._wait(open_job, asked.ticket, Waiter(client, line.seq, False))
         elif isinstance(asked, CancelJob):
-            self._cancel(client, line, asked.ticket, open_job, connected, out)
-        elif isinstance(asked, Status) or line.as_json:
+            self._cancel(client, line, asked.ticket, open_job, now, connected, out)
+        elif isinstance(asked, GetResult) and line.as_json and open_job.array is not None:
+            out.actions.append(LookUp(client, line.seq, asked, asked.ticket))  # for its jobs
+        elif (isinstance(asked, Status) or line.as_json) and not self._is_held(asked.ticket, open_job):
             self._ask(client, line, connected, out)
         else:
-            reply = ResultOf(self._view(asked.ticket, open_job))
+            view = self._view(asked.ticket, open_job)
+            reply = StatusOf(view) if isinstance(asked, Status) else ResultOf(view)
             out.actions.append(Answer(client, line.seq, reply))
 
+    def _submit(
+        self, client: int, line: Line, spec: JobSpec, known: dict[str, str | None], now: float, out: Outcome
+    ) -> None:
+        """Gives the ticket, once each that it comes after is open, or `known` to have ended so."""
+        ticket, job = line.ticket, OpenJob(self._next_seq, now, spec, spec.pack(), False)
+        missing = [each for each in job.after if each not in self.open and each not in known]
+        if missing:
+            self._seeking.append(Seeking(client, line, spec, missing, known))
+            return
+        strange = next((each for each, outcome in known.items() if outcome is None), None)
+        if strange is not None:
+            reason = f"--after takes a ticket of this node, which {strange} is not: nothing was submitted."
+            out.actions.append(Answer(client, line.seq, Failure(reason)))
+            return
+        self._next_seq += 1
+        self.open[ticket] = job
+        self.submitted += 1
+        out.records.append(Submitted(job.seq, ticket, now, job.body))
+        out.actions.append(Answer(client, line.seq, TicketIssued(ticket)))
+        if isinstance(spec, Command) and spec.extras.array:
+            self._add_array(line, spec, job, now, out)
+        bad = next((each for each, outcome in known.items() if outcome != JobOutcome.SUCCEEDED), None)
+        awaited = [each for each in job.after if each in self.open]
+        if bad is not None:
+            self._end(self._not_started(ticket, bad, known[bad], now), now, out)
+        elif awaited:
+            self._after.add(ticket, awaited)
+        else:
+            self._hand_in(ticket)
+
+    def _add_array(self, line: Line, spec: Command, parent: OpenJob, now: float, out: Outcome) -> None:
+        """Its jobs, in the same commit as itself."""
+        parent.array = array = Array(line.ticket, spec.extras.array)
+        array.add(line.tickets)
+        single, bodies = jobs_of(spec, line.ticket)
+        for ticket, body in zip(line.tickets, bodies, strict=True):
+            job = OpenJob(self._next_seq, now, single, body, False)
+            job.within = array
+            self.open[ticket] = job
+            self._next_seq += 1
+            out.records.append(Submitted(job.seq, ticket, now, job.body))
+        self.submitted += array.size
+
+    def seek(self, out: Outcome) -> None:
+        """Asks the store once for all that this step's submissions come after."""
+        if self._seeking:
+            number, self._next_find = self._next_find, self._next_find + 1
+            self._sought[number], self._seeking = self._seeking, []
+            tickets = dict.fromkeys(each for seeking in self._sought[number] for each in seeking.missing)
+            out.actions.append(Find(number, tuple(tickets)))
+
+    def found(self, number: int, outcomes: Mapping[str, str | None], now: float, out: Outcome) -> None:
+        """What the store says. It is asked again for what was open then and has ended since."""
+        if number == AT_START:
+            for ticket, outcome in outcomes.items():
+                self._end(self._follow(ticket, outcome, now), now, out)
+        for seeking in self._sought.pop(number, ()):
+            seeking.known.update((ticket, outcomes[ticket]) for ticket in seeking.missing)
+            self._submit(seeking.client, seeking.line, seeking.spec, seeking.known, now, out)
+
+    def _subscribe(self, client: int, asked: Subscribe | Unsubscribe) -> Reply:
+        if isinstance(asked, Unsubscribe):
+            self._subscriptions.leave(client)
+            return Unsubscribed()
+        if self._subscriptions.add(client, asked.tag):
+            return Subscribed(asked.tag)
+        return Failure(f"A client has {SUBSCRIPTIONS_LIMIT} subscriptions at most; unsubscribe ends them.")
+
     def client_gone(self, client: int) -> None:
+        self._subscriptions.leave(client)
         for ticket in self._waiting.pop(client, ()):
             job = self.open.get(ticket)
             if job is not None and job.waiters:
@@ -194,21 +258,40 @@ class Origin:
         self._waiting.setdefault(waiter.client, set()).add(ticket)
 
     def _cancel(
-        self, client: int, line: Line, ticket: str, job: OpenJob, connected: bool, out: Outcome
+        self,
+        client: int,
+        line: Line,
+        ticket: str,
+        job: OpenJob,
+        now: float,
+        connected: bool,
+        out: Outcome,
     ) -> None:
+        tickets = [ticket] if job.array is None else list(job.array.open)
+        if self._gate(ticket, job) in self._after:  # nobody else knows of it
+            job.cancelled = True
+            self._end([never_started(each, now) for each in tickets], now, out)
+            out.actions.append(LookUp(client, line.seq, CancelJob(ticket), ticket))
+            return
         if not job.cancelled:
             job.cancelled = True
-            out.records.append(CancelAsked(job.seq))
+            out.records.append(CancelAsked(job.seq))  # for all jobs of an array, too
+        for each in tickets:
+            self.open[each].cancelled = True
         if connected:
-            if ticket not in self._unsent:  # else the cancel goes with its JOB
-                self._send_cancels([ticket], out)
+            # Where the JOB is still to go, the cancel goes with it.
+            self._send_cancels([each for each in tickets if each not in self._unsent], out)
             self._wait(job, ticket, Waiter(client, line.seq, True))
         else:
             reply = CancelOf(self._view(ticket, job), requested=True)
             out.actions.append(Answer(client, line.seq, reply))
 
     def _view(self, ticket: str, job: OpenJob) -> JobView:
-        return JobView(ticket, unpack_spec(job.body), job.submitted_at, JobState.QUEUED)
+        awaited = self._after.awaited_by(self._gate(ticket, job))
+        array = None if job.array is None else job.array.view()
+        state = JobState.RUNNING if array and not awaited else JobState.QUEUED
+        spec = unpack_spec(job.body)
+        return JobView(ticket, spec, job.submitted_at, state, waits_for=awaited, array=array)
 
     # --- questions that the load balancer answers ------------------------------------------------
 
@@ -282,9 +365,20 @@ class Origin:
 
     def link_up(self, out: Outcome) -> None:
         """Hands in again whatever is not acknowledged, and every cancel that has no result yet."""
-        self._unsent = {ticket: job for ticket, job in self.open.items() if not job.acked}
+        self._unsent = {ticket: job for ticket, job in self.open.items() if self._is_to_be_sent(ticket, job)}
         self.forward(out)
         self._send_cancels((ticket for ticket, job in self.open.items() if job.cancelled and job.acked), out)
+
+    def _is_to_be_sent(self, ticket: str, job: OpenJob) -> bool:
+        return not job.acked and not self._is_held(ticket, job)
+
+    def _is_held(self, ticket: str, job: OpenJob) -> bool:
+        """The load balancer is told nothing of it: it waits for others, or is an array."""
+        return job.array is not None or self._gate(ticket, job) in self._after
+
+    def _gate(self, ticket: str, job: OpenJob) -> str:
+        """Whose waiting holds it up: the jobs of an array have none of their own."""
+        return ticket if job.within is None else job.within.ticket
 
     def link_down(self, out: Outcome) -> None:
         asking, self._asking = self._asking, {}
@@ -326,26 +420,72 @@ class Origin:
         """The load balancer has nothing of these: hand them in again."""
         for ticket in tickets:
             job = self.open.get(ticket)
-            if job is not None:
+            if job is not None and not self._is_held(ticket, job):
                 job.acked = False
                 self._unsent[ticket] = job
 
-    def results(self, results: Iterable[Ended], out: Outcome) -> None:
+    def results(self, results: Iterable[Ended], now: float, out: Outcome) -> None:
         """Results come home: recorded once, shown to whoever waits, acknowledged."""
         acks = []
         for ended in results:
-            job = self.open.pop(ended.ticket, None)
             acks.append(Held(ended.ticket, ended.attempt))
-            if job is None:
+            job = self.open.get(ended.ticket)
+            if job is None or job.array is not None:
                 self.stale += 1  # a repetition
-                continue
-            self._unsent.pop(ended.ticket, None)
-            self.outcomes[ended.outcome] += 1
+            else:
+                self._end([ended], now, out)
+        if acks:
+            out.actions.append(Send(AckResults(acks)))
+
+    def _end(self, ending: list[Ended], now: float, out: Outcome) -> None:
+        """The one place where tickets end; in the same commit so does what will not start after them."""
+        while ending:  # no recursion: a chain may be long
+            ended = ending.pop()
+            ticket, outcome = ended.ticket, ended.outcome
+            job = self.open.pop(ticket)
+            self._unsent.pop(ticket, None)
+            self.outcomes[outcome] += 1
             out.records.append(Done(job.seq, ended))
             if job.waiters:
                 self._answer_waiters(job, ended, out)
-        if acks:
-            out.actions.append(Send(AckResults(acks)))
+            if self._subscriptions:
+                self._tell(job, ended, out)
+            if job.within is not None and job.within.end(ticket, outcome):
+                parent = self.open[job.within.ticket]
+                ending.append(job.within.ended(parent.cancelled, now))
+            if self._after:
+                self._after.leave(ticket)
+                ending += self._follow(ticket, outcome, now)
+
+    def _follow(self, ticket: str, outcome: str | None, now: float) -> list[Ended]:
+        """It ended so: what came after it is handed in, or ends as this list says."""
+        if outcome == JobOutcome.SUCCEEDED:
+            for each in self._after.succeeded(ticket):
+                self._hand_in(each)
+            return []
+        followers = self._after.failed(ticket)
+        return [ended for each in followers for ended in self._not_started(each, ticket, outcome, now)]
+
+    def _not_started(self, ticket: str, awaited: str, outcome: str | None, now: float) -> list[Ended]:
+        """How it ends, or where it is an array each of its jobs, as `awaited` ended so."""
+        why, array = reason_after(awaited, outcome), self.open[ticket].array
+        if array is None:
+            return [not_started(ticket, why, now)]
+        array.why = why
+        return [not_started(each, why, now) for each in array.open]
+
+    def _hand_in(self, ticket: str) -> None:
+        array = self.open[ticket].array
+        for each in (ticket,) if array is None else array.open:
+            self._unsent[each] = self.open[each]
+
+    def _tell(self, job: OpenJob, ended: Ended, out: Outcome) -> None:
+        clients = self._subscriptions.of(job.tag)
+        if clients:
+            with contextlib.suppress(ProtocolError):  # whoever asks for it is told that it cannot be read
+                view = view_of_done(ended.ticket, job.submitted_at, job.body, ended)
+                view = view if job.array is None else replace(view, array=job.array.view())
+                out.actions.append(Tell(clients, JobEnded(view)))
 
     def _answer_waiters(self, job: OpenJob, ended: Ended, out: Outcome) -> None:
         reply: dict[bool, Reply]
@@ -356,7 +496,11 @@ class Origin:
             failure = Failure(f"The result of {ended.ticket} cannot be read: {error.reason}.")
             reply = {True: failure, False: failure}
         for waiter in job.waiters or ():
-            out.actions.append(Answer(waiter.client, waiter.seq, reply[waiter.cancels]))
+            if job.array is None:
+                out.actions.append(Answer(waiter.client, waiter.seq, reply[waiter.cancels]))
+            else:  # its jobs are looked up
+                asked = CancelJob(ended.ticket) if waiter.cancels else Wait(ended.ticket)
+                out.actions.append(LookUp(waiter.client, waiter.seq, asked, ended.ticket))
             waiting = self._waiting.get(waiter.client)
             if waiting is not None:
                 waiting.discard(ended.ticket)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clusternode.core.events import CancelAsked, Done, Kept, Record, Released, Submitted
-from clusternode.core.origin import Stored
+from clusternode.core.openjob import Stored
 from protocol.job import Ended
 from protocol.limits import KIB, MIB
 from runtime.blobs import Place, Segments
@@ -220,6 +220,41 @@ class SqliteStore:
 
         return await self._database.read(query)
 
+    async def outcomes(self, tickets: Sequence[str]) -> dict[str, str | None]:
+        """How these tickets ended; None for one that is not of this node, is open, or is damaged."""
+
+        def query(connection: sqlite3.Connection) -> dict[str, str | None]:
+            rows = (
+                connection.execute(
+                    "SELECT ticket, attempt, outcome, report, segment"
+                    " FROM tickets JOIN reports USING (seq) WHERE ticket = ?",
+                    (ticket,),
+                ).fetchone()
+                for ticket in tickets
+            )
+            return dict(zip(tickets, map(_outcome, rows), strict=True))
+
+        return await self._database.read(query)
+
+    async def array(
+        self, seq: int, size: int, first: int, most: int
+    ) -> tuple[dict[str, int], list[tuple[str, str | None]]]:
+        """Of the array at `seq`: how many ended how; (ticket, outcome) of `most` from `first` on."""
+
+        def query(connection: sqlite3.Connection) -> tuple[dict[str, int], list[tuple[str, str | None]]]:
+            counts = connection.execute(
+                "SELECT outcome, count(*) FROM tickets"
+                " WHERE seq > ? AND seq <= ? AND outcome IS NOT NULL GROUP BY outcome",
+                (seq, seq + size),
+            )
+            jobs = connection.execute(
+                "SELECT ticket, outcome FROM tickets WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
+                (seq + first, seq + size, most),
+            )
+            return dict(counts.fetchall()), jobs.fetchall()
+
+        return await self._database.read(query)
+
     async def page(self, after: int) -> list[TicketRow]:
         """The next rows in order of submission, of all tickets with `seq` above `after`; empty at the end."""
 
@@ -303,6 +338,17 @@ def _read(segments: Segments, ended: Ended, report: object, segment: object) -> 
     if not isinstance(segment, int) or len(where) != _PLACE.size:
         raise BrokenSeal("a stored value has lost its place")
     return ended._replace(body=segments.read(Place(segment, *_PLACE.unpack(where))))
+
+
+def _outcome(row: tuple[Any, ...] | None) -> str | None:
+    if row is None:
+        return None
+    ticket, attempt, outcome, report, segment = row
+    try:  # its report is sealed with it
+        sealed_value(report, ticket, attempt, outcome, *(() if segment is None else (segment,)))
+    except BrokenSeal:
+        return None
+    return str(outcome)
 
 
 def _cancelled(seq: int) -> bytes:

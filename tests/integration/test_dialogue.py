@@ -444,6 +444,22 @@ class TestOrder:
         assert client.line().endswith(": done")
         assert TICKET.fullmatch(client.line())
 
+    def test_a_wait_for_more_answers_in_the_order_given_each_when_it_is_done(
+        self, client: Client, json_client: Client
+    ) -> None:
+        slow, fast, endless = client.submit("run sleep 0.3; echo slow", "run echo fast", LONG)
+        client.send(f"wait {slow} {fast} {NOBODY} {endless} {fast}", "0")
+        assert client.line().endswith(": slow")
+        assert client.line().endswith(": fast")
+        assert client.line() == f"Result: {UNKNOWN}"
+        assert json_client.ask_json(f"cancel {endless}")["cancel"] == "done"
+        assert client.line().startswith("Result: cancelled")
+        assert client.line().endswith(": fast")
+        assert TICKET.fullmatch(client.line())
+        json_client.send(f"wait {fast.lower()} {NOBODY}")
+        assert json_client.object()["stdout"] == "fast\n"
+        assert json_client.object() == {"error": UNKNOWN, "ticket": NOBODY}
+
     def test_waiting_on_one_connection_holds_up_no_other(self, node: Node, client: Client) -> None:
         with node.client() as other:
             (ticket,) = other.submit(LONG)

@@ -9,7 +9,9 @@ from clusternode.core.node import NodeCore
 from loadbalancer.core import events as balancer_events
 from loadbalancer.core.balancer import Balancer
 from loadbalancer.core.jobs import State
+from protocol.job import unpack_report
 from protocol.messages import NotHere, ResReq, Result
+from protocol.replies import counted
 
 if TYPE_CHECKING:
     from cluster import SimNode, World
@@ -107,9 +109,43 @@ def step_node(world: World, core: NodeCore, event: Any, now: float) -> Any:
     origin = core.origin
     before = origin.stale - len(origin.open)
     outcome = core.step(event, now)
-    came = origin.stale - len(origin.open) - before
+    tickets = {ended.ticket for ended in message.results}
+    done = [record.ended for record in outcome.records if isinstance(record, node_events.Done)]
+    followed = sum(ended.ticket not in tickets for ended in done)
+    came = origin.stale - len(origin.open) - before - followed
     assert came == len(message.results), f"seed {world.seed}: a result went uncounted at its origin"
     return outcome
+
+
+def check_dependants(world: World) -> None:
+    """On the disk of its origin a dependant ends with what it came after, unless that has succeeded."""
+    for ticket, after in world.after_others.items():
+        disk = world.submitted[ticket].disk
+        if disk.find(ticket) is not None:
+            bad = any(disk.outcome(each) not in (None, "succeeded") for each in after)
+            where = f"seed {world.seed}: {ticket}"
+            assert not bad or disk.outcome(ticket) in ("failed", "cancelled"), f"{where} waits in vain"
+            if disk.outcome(ticket) == "succeeded":
+                assert all(disk.outcome(each) == "succeeded" for each in after), f"{where} ran too early"
+
+
+def check_arrays(world: World) -> None:
+    """On the disk of its origin an array is there with all its jobs behind it, and ends when they have."""
+    for ticket, jobs in world.arrays.items():
+        disk = world.submitted[ticket].disk
+        seq, where = disk.find(ticket), f"seed {world.seed}: the array {ticket}"
+        expected = [None if seq is None else seq + index for index in range(1, len(jobs) + 1)]
+        assert [disk.find(job) for job in jobs] == expected, f"{where} is not there as a whole"
+        if seq is None:
+            continue
+        counts = disk.count(seq, len(jobs))
+        done = sum(counts.values()) == len(jobs)
+        assert (disk.outcome(ticket) is not None) == done, f"{where} does not end with its jobs"
+        if done:
+            is_good = counts.get("succeeded") == len(jobs)
+            assert (disk.outcome(ticket) == "succeeded") == is_good, f"{where} ended otherwise than its jobs"
+            reason = unpack_report(disk.done[seq].body).reason
+            assert reason.endswith(f"{len(jobs)} jobs: {counted(counts)}"), f"{where}: {reason}, {counts}"
 
 
 def check_nothing_runs_in_vain(world: World) -> None:

@@ -10,19 +10,29 @@ import heapq
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from checks import check_ledger, check_nothing_runs_in_vain, step_balancer, step_node
+from checks import (
+    check_arrays,
+    check_dependants,
+    check_ledger,
+    check_nothing_runs_in_vain,
+    step_balancer,
+    step_node,
+)
 from clusternode.core import events as node_events
+from clusternode.core.done import reply_of_done, view_of_done
 from clusternode.core.node import Identity, NodeCore
-from clusternode.core.origin import Stored, reply_of_done, view_of_done
+from clusternode.core.openjob import Stored
+from clusternode.core.origin import AT_START
 from helpers import SimPool
 from loadbalancer.core import events as balancer_events
 from loadbalancer.core.balancer import Balancer
 from loadbalancer.core.settings import Settings
-from machinery import WIRE_DELAYS, BalancerDisk, NodeDisk, Process, Wire
-from protocol.dialogue import CancelJob, GetResult, Submit, Wait
+from machinery import COMMIT_DELAY, WIRE_DELAYS, BalancerDisk, NodeDisk, Process, Wire
+from protocol.arrays import size_of
+from protocol.dialogue import ALL, CancelJob, GetResult, Submit, Subscribe, Wait
 from protocol.job import Command, Ended, JobSpec, Sleep
 from protocol.messages import Hello, Job, Message, RequestOfRes, Result
 from protocol.replies import CancelOf, ResultOf, TicketIssued, UnknownTicket
@@ -60,6 +70,8 @@ class SimNode:
         self.on_their_way: set[tuple[str, int]] = set()
         #: Attempts whose command runs, whatever the core knows of it.
         self.commands: set[tuple[str, int]] = set()
+        #: What was said of it to who has subscribed.
+        self.told: set[str] = set()
         #: It never comes back, nor does its disk.
         self.gone = False
         #: To the balancer, from the balancer: nothing comes through.
@@ -88,7 +100,19 @@ class SimNode:
         process.died = self.crash_and_return
         self.process = process
         self.pool = SimPool(self, process)
+        awaited, arrays = core.origin.to_find(), core.origin.to_count()
+        if awaited or arrays:
+            counts = {ticket: disk.count(*place) for ticket, place in arrays.items()}
+            process.submit(node_events.Found(AT_START, self._outcomes(awaited), counts))
         self._connect_later(process, 0.0)
+        self._subscribe()
+
+    def _subscribe(self) -> None:
+        if self.world.seed % 3 != 1:
+            self.ask(Subscribe(ALL))
+
+    def _outcomes(self, tickets: Sequence[str]) -> dict[str, str | None]:
+        return {ticket: self.disk.outcome(ticket) for ticket in tickets}
 
     def crash(self) -> None:
         if self.process is not None:
@@ -184,10 +208,10 @@ class SimNode:
 
         self.world.after(delay + 0.002, connect)
 
-    def ask(self, asked: Any, ticket: str = "") -> None:
+    def ask(self, asked: Any, ticket: str = "", tickets: Sequence[str] = ()) -> None:
         """A client's line; what it is answered ends up in the world's books."""
         if self.process is not None:
-            line = node_events.Line(next(self.world.counter), asked, ticket, False)
+            line = node_events.Line(next(self.world.counter), asked, ticket, False, tickets)
             self.process.submit(node_events.LinesReceived(self.client, [line]))
 
     def hang_up(self) -> None:
@@ -195,6 +219,7 @@ class SimNode:
         if self.process is not None:
             self.process.submit(node_events.ClientGone(self.client))
         self.client = next(self.world.counter)
+        self._subscribe()
 
     def kill_helper(self) -> None:
         if self.pool is not None:
@@ -221,6 +246,17 @@ class SimNode:
                     row = self.disk.tickets[seq]
                     view = view_of_done(ticket, row.submitted_at, row.body, self.disk.done[seq])
                     self._answer(client, reply_of_done(asked, view))
+            case node_events.Tell(_, news):
+                view = news.job
+                assert view.ticket not in self.told, f"{view.ticket} is told twice"
+                self.told.add(view.ticket)
+                assert self.disk.outcome(view.ticket) == view.outcome, f"{view.ticket} is told too early"
+                self.world.seen["told"] += 1
+            case node_events.Find(number, tickets):
+                self.world.after(
+                    self.world.random.uniform(*COMMIT_DELAY),
+                    lambda: process.submit(node_events.Found(number, self._outcomes(tickets))),
+                )
             case node_events.Send(message):
                 self._send(message)
             case node_events.SendKept(kept, tickets):
@@ -287,6 +323,10 @@ class World:
         self.attempts_started: list[tuple[str, int, str]] = []
         self._starts: dict[str, set[int]] = {}
         self.at_most_once: set[str] = set()
+        #: What a job comes after.
+        self.after_others: dict[str, tuple[str, ...]] = {}
+        #: The jobs of an array.
+        self.arrays: dict[str, list[str]] = {}
         self.start_balancer()
         for node in self.nodes:
             node.start()
@@ -320,10 +360,14 @@ class World:
         """A command starts. Each attempt does so once, on one node; an at-most-once job has one start."""
         starts = self._starts.setdefault(ticket, set())
         assert attempt not in starts, f"seed {self.seed}: {ticket} attempt {attempt} started twice"
+        assert ticket not in self.arrays, f"seed {self.seed}: the array {ticket} itself starts"
         assert not (starts and ticket in self.at_most_once), f"seed {self.seed}: {ticket} started again"
         cancelled_at = self.cancel_shown.get(ticket, self.now)
         reached_at = max(cancelled_at, node.linked_at) + CANCEL_REACHES
         assert node.is_cut_off or self.now <= reached_at, f"seed {self.seed}: {ticket} starts, cancelled"
+        disk = self.submitted[ticket].disk
+        for awaited in self.after_others.get(ticket, ()):
+            assert disk.outcome(awaited) == "succeeded", f"seed {self.seed}: {ticket} starts before {awaited}"
         starts.add(attempt)
         self.attempts_started.append((ticket, attempt, node.node_id))
 
@@ -429,13 +473,21 @@ class World:
     # --- clients ---------------------------------------------------------------------------------
 
     def submit(self, node: SimNode, spec: JobSpec) -> None:
-        ticket = "".join(self.random.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=16))
-        self.submitted[ticket] = node
-        if isinstance(spec, Command) and spec.at_most_once:
-            self.at_most_once.add(ticket)
-        if is_endless(spec):
-            self.endless.add(ticket)
-        node.ask(Submit(spec), ticket)
+        ticket, *jobs = (self._new_ticket() for _ in range(1 + size_of(spec)))
+        for each in (ticket, *jobs):
+            self.submitted[each] = node
+            if isinstance(spec, Command) and spec.at_most_once:
+                self.at_most_once.add(each)
+            if is_endless(spec):
+                self.endless.add(each)
+            if isinstance(spec, Command) and spec.extras.after:
+                self.after_others[each] = spec.extras.after
+        if jobs:
+            self.arrays[ticket] = jobs
+        node.ask(Submit(spec), ticket, jobs)
+
+    def _new_ticket(self) -> str:
+        return "".join(self.random.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=16))
 
     def wait(self, ticket: str) -> None:
         self.issued[ticket].ask(Wait(ticket))
@@ -450,7 +502,9 @@ class World:
         """A client reads this. From here on it must stay true."""
         match reply:
             case TicketIssued(ticket):
-                self.issued[ticket] = node
+                self.issued.update(dict.fromkeys((ticket, *self.arrays.get(ticket, ())), node))
+                for awaited in self.after_others.get(ticket, ()):
+                    assert self.submitted[awaited] is node, f"seed {self.seed}: {ticket} was not refused"
             case ResultOf(view) | CancelOf(view) if view.outcome is not None:
                 known = self.outcomes.setdefault(view.ticket, view.outcome)
                 assert known == view.outcome, (
@@ -473,6 +527,8 @@ class World:
         if self.balancer is not None:
             check_ledger(self.core)
         check_nothing_runs_in_vain(self)
+        check_dependants(self)
+        check_arrays(self)
 
 
 def is_endless(spec: JobSpec) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -218,6 +219,15 @@ class NodeDisk:
 
     def find(self, ticket: str) -> int | None:
         return self.seqs.get(ticket)
+
+    def outcome(self, ticket: str) -> str | None:
+        ended = self.done.get(self.seqs.get(ticket, 0))
+        return None if ended is None else ended.outcome
+
+    def count(self, seq: int, size: int) -> dict[str, int]:
+        """How the jobs of that array ended."""
+        places = range(seq + 1, seq + size + 1)
+        return Counter(self.done[place].outcome for place in places if place in self.done)
 
     def is_done(self, ticket: str) -> bool:
         return self.seqs.get(ticket) in self.done

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
-from cluster import DAY, LONG, SimNode, World
+from cluster import DAY, LONG, SimNode, World, is_endless
 from helpers import POISON, VENOM
 from loadbalancer.core.jobs import State
 from loadbalancer.core.settings import Settings
 from machinery import WIRE_DELAYS
-from protocol.job import Command, JobSpec, Sleep
+from protocol.job import Command, Extras, JobSpec, Sleep
 
 #: How long there are faults: most runs are short, as most faults need little time; some are long.
 FAULT_SECONDS = (2.0, 3.0, 4.0, 12.0)
@@ -33,6 +34,22 @@ def some_job(chance: random.Random) -> JobSpec:
     return Command(f"{seconds} {code}", at_most_once=how < 0.4)
 
 
+def in_company(world: World, node: SimNode, job: JobSpec, chance: random.Random) -> JobSpec:
+    """In two runs of three perhaps after others, perhaps an array; a third replays older finds."""
+    if world.seed % 3 == 1 or not isinstance(job, Command):
+        return job
+    others: list[str] = []
+    known = [ticket for ticket, where in world.issued.items() if where is node]
+    if known and chance.random() < 0.4:
+        others = chance.choices(known[-30:], k=chance.choice((1, 1, 2, 5)))
+        if chance.random() < 0.05:  # of whatever node
+            others.append(chance.choice(list(world.issued)))
+    size = 0 if is_endless(job) or chance.random() < 0.8 else chance.randint(2, 8)
+    world.seen["dependants"] += bool(others)
+    world.seen["arrays"] += bool(size)
+    return replace(job, extras=Extras(after=tuple(others), array=size)) if others or size else job
+
+
 def some_short_commands(chance: random.Random) -> list[JobSpec]:
     """So many that helpers get some ahead; perhaps with others between them."""
     others = chance.choice((0.0, 0.0, 0.1))
@@ -49,7 +66,7 @@ def disturb(world: World, chance: random.Random) -> None:
     node = chance.choice(world.nodes)
     what = chance.random()
     if what < 0.69:
-        world.submit(node, some_job(chance))
+        world.submit(node, in_company(world, node, some_job(chance), chance))
     elif what < 0.7:
         for job in some_short_commands(chance):
             world.submit(node, job)

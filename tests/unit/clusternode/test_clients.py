@@ -8,10 +8,19 @@ import pytest
 from clusternode.clients import Client, Door
 from clusternode.core.events import ClientGone, Done, Event, LinesReceived, LookUp, Submitted
 from clusternode.store.sqlite import SqliteStore
-from protocol.dialogue import BAD_NUMBER, CancelJob, GetResult, Nodes, Stats, Status, Submit, Wait
-from protocol.job import Ended, Report, Sleep, is_ticket
-from protocol.limits import LINE_LIMIT, LINES_PER_TURN
-from protocol.replies import GOODBYE, NOT_EXECUTED, StatsAre, TicketIssued, UnknownTicket
+from protocol.dialogue import BAD_NUMBER, CancelJob, GetResult, Nodes, Stats, Status, Submit, Subscribe, Wait
+from protocol.job import Ended, JobState, Outcome, Report, Sleep, is_ticket
+from protocol.limits import CLIENT_BUFFER_LIMIT, LINE_LIMIT, LINES_PER_TURN
+from protocol.replies import (
+    GOODBYE,
+    NOT_EXECUTED,
+    JobEnded,
+    JobView,
+    StatsAre,
+    Subscribed,
+    TicketIssued,
+    UnknownTicket,
+)
 from runtime.lifecycle import Background
 
 from ..fakes import FakeTransport
@@ -47,13 +56,17 @@ class Session:
     async def rest(self) -> None:
         """Returns when nothing happens any more: a few turns of the loop, and no task behind them."""
         while True:
-            for _ in range(5):
-                turn = asyncio.get_running_loop().create_future()
-                asyncio.get_running_loop().call_soon(turn.set_result, None)
-                await turn
+            await self.turns()
             if not self.background._tasks:
                 return
             await asyncio.wait(self.background._tasks)
+
+    async def turns(self) -> None:
+        """A few of the loop."""
+        for _ in range(5):
+            turn = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_soon(turn.set_result, None)
+            await turn
 
     def lines(self) -> list[object]:
         return [
@@ -91,6 +104,28 @@ async def test_the_lines_of_one_turn_are_one_event_with_a_ticket_for_each_job(se
     assert [line.asked for line in event.lines] == [Submit(Sleep(5)), Status(ticket(1)), Submit(Sleep(7))]
     assert [is_ticket(line.ticket) for line in event.lines] == [True, False, True]
     assert [line.seq for line in event.lines] == [0, 1, 2]
+
+
+async def test_an_array_takes_a_ticket_for_each_of_its_jobs_and_a_turn_of_its_own(session: Session) -> None:
+    await session.type(b"run --array 600 -- true\n5\nrun --array 2 -- true\n")
+    first, second = session.events
+    assert isinstance(first, LinesReceived)
+    assert isinstance(second, LinesReceived)
+    (large,) = first.lines
+    assert len({large.ticket, *large.tickets}) == 601
+    assert [len(line.tickets) for line in second.lines] == [0, 2]
+
+
+async def test_lines_that_were_read_wait_too_while_the_disk_is_far_behind(session: Session) -> None:
+    session.client.data_received(b"5\n")
+    session.door.pause()
+    await session.rest()
+    session.client.data_received(b"6\n")
+    await session.rest()
+    assert session.lines() == [Submit(Sleep(5))]
+    session.door.resume()
+    await session.rest()
+    assert session.lines() == [Submit(Sleep(5)), Submit(Sleep(6))]
 
 
 async def test_replies_leave_in_the_order_of_the_lines(session: Session) -> None:
@@ -296,6 +331,19 @@ async def test_questions_behind_a_wait_are_asked_when_their_turn_has_come(
     assert session.lines()[5:] == [Stats()]
 
 
+async def test_a_wait_for_more_is_a_wait_for_each_in_the_order_given(session: Session) -> None:
+    await session.type(f"wait {ticket(2)} {ticket(1)}\nstatus {ticket(3)}\n5\n".encode())
+    assert session.lines() == [Wait(ticket(2)), Wait(ticket(1)), Submit(Sleep(5))]
+    session.client.answer(1, UnknownTicket(ticket(1)))
+    session.client.answer(3, TicketIssued("A"))
+    await session.rest()
+    assert session.transport.written == b""
+    session.client.answer(0, UnknownTicket(ticket(2)))
+    await session.rest()
+    assert session.transport.written.count(b"\n") == 2
+    assert session.lines()[3:] == [Status(ticket(3))], "asked when both are done"
+
+
 async def test_a_question_behind_two_waits_waits_for_both(session: Session) -> None:
     await session.type(f"wait {ticket(1)}\nstatus {ticket(3)}\nwait {ticket(2)}\n".encode())
     await session.type(f"json\nstatus {ticket(4)}\nexit\n".encode())
@@ -323,3 +371,78 @@ async def test_questions_of_a_client_that_leaves_are_not_asked(session: Session)
     session.client.answer(0, UnknownTicket(ticket(1)))
     await session.rest()
     assert session.lines() == [Wait(ticket(1))]
+
+
+# --- lines between replies -----------------------------------------------------------------------
+
+
+def ended(seq: int) -> JobEnded:
+    report = Report(finished_at=1.0, reason="x")
+    return JobEnded(JobView(ticket(seq), Sleep(7), 1.0, JobState.DONE, outcome=Outcome.FAILED, report=report))
+
+
+def done_line(seq: int) -> bytes:
+    return f"Done: {ticket(seq)} failed, x\n".encode()
+
+
+async def test_news_come_between_replies_whatever_is_waited_for(session: Session) -> None:
+    await session.type(f"subscribe *\nwait {ticket(1)}\n".encode())
+    assert session.lines() == [Subscribe("*"), Wait(ticket(1))]
+    session.client.answer(0, Subscribed("*"))
+    session.door.tell([session.client.number, 99], ended(1))
+    session.door.tell([session.client.number], ended(2))
+    await session.rest()
+    assert session.transport.written == b"Subscribed: *\n" + done_line(1) + done_line(2)
+    session.client.answer(1, UnknownTicket(ticket(1)))
+    session.door.tell([session.client.number], ended(3))
+    await session.rest()
+    assert session.transport.written.endswith(done_line(3)), "what was answered before comes first"
+
+
+async def test_news_are_json_behind_the_reply_that_says_so(session: Session) -> None:
+    await session.type(f"wait {ticket(1)}\njson\n".encode())
+    session.door.tell([session.client.number], ended(1))
+    session.client.answer(0, UnknownTicket(ticket(1)))
+    await session.rest()
+    session.door.tell([session.client.number], ended(2))
+    await session.rest()
+    first, _, third, fourth = session.transport.written.splitlines()
+    assert (first + b"\n", third) == (done_line(1), b'{"json":true}')
+    assert json.loads(fourth)["done"]["ticket"] == ticket(2)
+
+
+async def test_a_client_that_does_not_read_is_told_how_many_it_missed(session: Session) -> None:
+    session.client.pause_writing()
+    room = CLIENT_BUFFER_LIMIT // len(done_line(1)) + 1
+    for seq in range(room + 7):
+        session.door.tell([session.client.number], ended(seq))
+    await session.rest()
+    assert session.transport.written == b""
+    session.client.resume_writing()
+    await session.rest()
+    lines = session.transport.written.splitlines(keepends=True)
+    assert lines[:-1] == [done_line(seq) for seq in range(room)]
+    assert lines[-1] == b"Done: 7 more, left out as they were not read in time.\n"
+    session.door.tell([session.client.number], ended(1))
+    await session.rest()
+    assert session.transport.written.endswith(b"in time.\n" + done_line(1))
+
+
+async def test_news_do_not_come_inside_a_listing(session: Session, store: SqliteStore) -> None:
+    await put_jobs(store, Report("alpha", 1.0, 2.0, 1).pack())
+    session.client.data_received(b"json\ngetall\n")
+    await session.turns()
+    assert session.transport.written.endswith(b'{"results":[')
+    session.door.tell([session.client.number], ended(5))
+    await session.rest()
+    _, listing, news = session.transport.written.splitlines()
+    assert len(json.loads(listing)["results"]) == 1
+    assert json.loads(news)["done"]["ticket"] == ticket(5)
+
+
+async def test_who_is_gone_hears_nothing(session: Session) -> None:
+    session.door.tell([session.client.number], ended(1))
+    session.client.connection_lost(None)
+    session.door.tell([session.client.number], ended(2))
+    await session.rest()
+    assert session.transport.written == b""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
 from clusternode.core.events import (
-    Answer,
     CancelAsked,
     ClientGone,
     CommandEnded,
@@ -15,16 +14,11 @@ from clusternode.core.events import (
     Done,
     Drain,
     Drained,
-    FromBalancer,
-    FromHelpers,
     Kept,
     Kill,
-    Line,
-    LinesReceived,
     LinkDown,
     LinkUp,
     LookUp,
-    Outcome,
     Released,
     Send,
     SendKept,
@@ -37,10 +31,9 @@ from clusternode.core.events import (
 )
 from clusternode.core.executor import GATHER, GATHER_BYTES, KEEP_AFTER, STARTED_AFTER
 from clusternode.core.lanes import AHEAD_MOST, PATIENCE
-from clusternode.core.node import Identity, NodeCore
-from clusternode.core.origin import Stored
+from clusternode.core.openjob import Stored
 from protocol.dialogue import CancelJob, GetResult, Nodes, Stats, Status, Submit, Wait
-from protocol.job import Command, Ended, Extras, JobSpec, Report, Sleep, unpack_report
+from protocol.job import Command, Extras, Sleep, unpack_report
 from protocol.messages import (
     AckJobs,
     AckResults,
@@ -69,64 +62,7 @@ from protocol.messages import Answer as BalancerAnswer
 from protocol.messages import Drain as DrainMessage
 from protocol.replies import CancelOf, JobView, NodesAre, ResultOf, StatsAre, StatusOf, TicketIssued
 
-M = TypeVar("M")
-
-
-def ticket(number: int) -> str:
-    return f"T{number:015d}"
-
-
-def ended(number: int, outcome: str = "succeeded", attempt: int = 1) -> Ended:
-    return Ended(ticket(number), attempt, outcome, Report("n", 1.0, 2.0, 0, b"hi\n", b"", 3, 0).pack())
-
-
-class Bench:
-    """A node, its clock, and what the last step gave."""
-
-    def __init__(self, slots: int = 1, stored: list[Stored] | None = None, kept: Any = ()) -> None:
-        self.now = 1000.0
-        identity = Identity("id", "i", "n", slots)
-        self.core = NodeCore(identity, stored or [], 1 + len(stored or []), kept, self.now)
-        self.out = Outcome()
-        self._line = 0
-
-    def step(self, event: Any, after: float = 0.0) -> Outcome:
-        self.now += after
-        self.out = self.core.step(event, self.now)
-        return self.out
-
-    def connect(self, epoch: int = 1) -> Outcome:
-        self.step(LinkUp())
-        return self.hear(Welcome("lb", epoch, 3.0))
-
-    def hear(self, message: Any, after: float = 0.0) -> Outcome:
-        return self.step(FromBalancer(message), after)
-
-    def say(self, *news: CommandEnded | TakenBack, after: float = 0.0) -> Outcome:
-        """A helper does."""
-        return self.step(FromHelpers(news), after)
-
-    def ask(self, asked: Any, new: str = "", client: int = 1, as_json: bool = False) -> Outcome:
-        self._line += 1
-        return self.step(LinesReceived(client, [Line(self._line, asked, new, as_json)]))
-
-    def give(self, *specs: JobSpec, attempt: int = 1) -> Outcome:
-        jobs = [JobItem(ticket(number), attempt, self.now, spec.pack()) for number, spec in enumerate(specs)]
-        return self.hear(Job(jobs))
-
-    @property
-    def actions(self) -> list[Any]:
-        return [*self.out.prompt, *self.out.actions]
-
-    def sent(self, kind: type[M]) -> list[M]:
-        return [a.message for a in self.actions if isinstance(a, Send) and isinstance(a.message, kind)]
-
-    def replies(self) -> list[Any]:
-        return [action.reply for action in self.out.actions if isinstance(action, Answer)]
-
-    def did(self, kind: type[M]) -> list[M]:
-        return [action for action in self.actions if isinstance(action, kind)]
-
+from .bench import Bench, ended, ticket
 
 # --- the origin ----------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clusternode.core.events import CancelAsked, Done, Kept, Record, Released, Submitted
-from clusternode.core.origin import Stored
+from clusternode.core.openjob import Stored
 from clusternode.store.sqlite import (
     BLOB_BYTES,
     PAGE_BYTES,
@@ -316,6 +316,45 @@ async def test_pages_end_after_so_many_bytes_of_segments_too(store: SqliteStore)
     assert [[row.seq for row in page] for page in await all_pages(store)] == [[1, 2], [3, 4], [5]]
 
 
+async def test_outcomes_are_those_of_what_is_done_here(store: SqliteStore) -> None:
+    await store.commit([submitted(seq) for seq in (1, 2, 3)])
+    await store.commit([Done(1, ended(1, outcome="failed")), Done(2, ended(2, report=LARGE))])
+    asked = [ticket(seq) for seq in (9, 2, 1, 3)]
+    assert await store.outcomes(asked) == {
+        ticket(9): None,
+        ticket(2): "succeeded",
+        ticket(1): "failed",
+        ticket(3): None,
+    }
+    assert await store.outcomes([]) == {}
+
+
+async def test_the_jobs_of_an_array_are_counted_and_listed_in_pages(store: SqliteStore) -> None:
+    await store.commit([submitted(seq) for seq in range(1, 8)])
+    outcomes = {1: "lost", 3: "succeeded", 4: "failed", 6: "succeeded", 7: "lost"}
+    await store.commit([Done(seq, ended(seq, outcome=outcome)) for seq, outcome in outcomes.items()])
+    counts, jobs = await store.array(2, 4, 0, 100)
+    assert counts == {"succeeded": 2, "failed": 1}
+    assert jobs == [
+        (ticket(3), "succeeded"),
+        (ticket(4), "failed"),
+        (ticket(5), None),
+        (ticket(6), "succeeded"),
+    ]
+    assert await store.array(2, 4, 1, 2) == (counts, jobs[1:3])
+    assert await store.array(2, 4, 4, 2) == (counts, [])
+    assert await store.array(2, 4, 0, 0) == (counts, [])
+
+
+@pytest.mark.parametrize("outcome", ["succeedes", "succeeded"])
+async def test_an_outcome_that_was_changed_is_none(store: SqliteStore, tmp_path: Path, outcome: str) -> None:
+    await store.commit([submitted(1), Done(1, ended(1, outcome="failed"))])
+    connection = sqlite3.connect(tmp_path / FILE, isolation_level=None)
+    connection.execute("UPDATE tickets SET outcome = ?", (outcome,))
+    connection.close()
+    assert await store.outcomes([ticket(1)]) == {ticket(1): None}
+
+
 @pytest.mark.parametrize(
     "sql",
     [
@@ -341,6 +380,9 @@ async def test_a_row_that_names_another_place_has_no_report(
     assert first.ended is not None
     assert first.ended.body == b""
     assert second == done_row(2, 1, "succeeded", LARGE)
+    # Of a report whose row is right no more is read than that: a job that comes after it needs no more.
+    found = await store.outcomes([ticket(1), ticket(2)])
+    assert found == {ticket(1): None, ticket(2): "succeeded"}
 
 
 async def test_the_files_of_kept_results_go_with_the_last_of_them(store: SqliteStore, tmp_path: Path) -> None:

@@ -20,14 +20,18 @@ from protocol.dialogue import (
     Stats,
     Status,
     Submit,
+    Subscribe,
+    Unsubscribe,
     Wait,
+    WaitForAll,
     parse_line,
 )
 from protocol.job import TICKET_ALPHABET, Command, Sleep, unpack_spec
-from protocol.limits import LINE_LIMIT, RETRIES_LIMIT, SLEEP_LIMIT_MS, TIME_LIMIT
+from protocol.limits import LINE_LIMIT, RETRIES_LIMIT, SLEEP_LIMIT_MS, TIME_LIMIT, WAIT_LIMIT
 from protocol.options import OPTIONS
 
 T = "ABCDEFGHIJ012345"
+U = "ZYXWVUTSRQ987654"
 
 
 def refusal(line: bytes) -> str:
@@ -72,9 +76,13 @@ def test_every_allowed_number_is_taken(ms: int, before: str) -> None:
 COMMANDS: list[tuple[str, Request]] = [
     (f"result {T}", GetResult(T)),
     (f"r{T}", GetResult(T)),
+    (f"result {T}  99999", GetResult(T, 99_999)),
     (f"wait {T}", Wait(T)),
+    (f"wait {T} {U}  {T}", WaitForAll((T, U, T))),
     (f"status {T}", Status(T)),
     (f"cancel {T}", CancelJob(T)),
+    ("unsubscribe", Unsubscribe()),
+    ("subscribe *", Subscribe("*")),
     ("getall", GetAll()),
     ("nodes", Nodes()),
     ("stats", Stats()),
@@ -110,6 +118,7 @@ def test_every_line_of_help_is_understood() -> None:
     assert options == [option.form for option in OPTIONS.values()]
     for option in options:
         line = re.sub(r"(SECONDS|N)$", "5", option).replace("DIRECTORY", "/tmp").replace("K=V", "A=b")
+        line = line.replace("TICKET", T)
         assert isinstance(parse_line(f"run {line} -- true".encode()), Submit)
 
 
@@ -223,7 +232,8 @@ def test_an_option_that_is_not_there_is_named(option: str) -> None:
     name = option.partition("=")[0][:40]
     assert reason == (
         f"run has no option {name!r}: it has --time SECONDS, --retries N, --at-most-once, --priority N, "
-        "--env K=V, --cwd DIRECTORY, --stdin TEXT, --name NAME, --tag TAG; -- ends options."
+        "--env K=V, --cwd DIRECTORY, --stdin TEXT, --name NAME, --tag TAG, --after TICKET, "
+        "--array N; -- ends options."
     )
 
 
@@ -282,13 +292,43 @@ def test_bad_utf_8_is_told_where(line: bytes, said: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["result", "wait", "status", "cancel"])
-@pytest.mark.parametrize("rest", ["", "5", T[:-1], T + "A", f"{T} {T}", "É" * 16, "x" * 1000])
+@pytest.mark.parametrize("rest", ["", "5", T[:-1], T + "A", f"{T}-{T}", "É" * 16, "x" * 1000])
 def test_a_command_without_a_ticket_is_told_what_a_ticket_is(name: str, rest: str) -> None:
     said = f"not {rest[:40]!r}" if rest else "and none was given"
     assert refusal(f"{name} {rest}".encode()) == f"{name} takes a ticket, 16 letters and digits, {said}."
 
 
-@pytest.mark.parametrize("name", ["getall", "nodes", "stats", "help", "json", "exit"])
+def test_a_tag_is_taken_as_it_is_written() -> None:
+    assert parse_line(b"Subscribe  Nightly-\xc3\x84 ") == Subscribe("Nightly-Ä")
+
+
+@pytest.mark.parametrize("rest", ["", "a b", "x" * 65, "\x07"])
+def test_a_tag_that_is_none_is_told_what_one_is(rest: str) -> None:
+    said = f"not {rest[:40]!r}" if rest else "and none was given"
+    assert refusal(f"subscribe {rest}".encode()) == (
+        f"subscribe takes a tag, 1 to 64 printable characters without spaces, or * for all jobs, {said}."
+    )
+
+
+@pytest.mark.parametrize("first", ["x", "-1", "1.5", "100000", "9" * 5000, "1 2", "²"])
+def test_a_page_of_an_array_begins_at_one_of_its_jobs(first: str) -> None:
+    said = f"result <ticket> N lists an array from its job N on, from 0 to 99999: not {first[:40]!r}."
+    assert refusal(f"result {T} {first}".encode()) == said
+
+
+@pytest.mark.parametrize("wrong", ["5", T[:-1], "x" * 100])
+def test_a_wait_for_more_says_which_of_them_is_no_ticket(wrong: str) -> None:
+    said = f"wait takes tickets, 16 letters and digits each, not {wrong.upper()[:40]!r}."
+    assert refusal(f"wait {T} {wrong} {T}".encode()) == said
+
+
+def test_a_wait_has_a_bound() -> None:
+    assert parse_line(f"wait {' '.join([T] * WAIT_LIMIT)}".encode()) == WaitForAll((T,) * WAIT_LIMIT)
+    said = "wait takes 1000 tickets at most, not 1001: give it a line more."
+    assert refusal(f"wait {' '.join([T] * (WAIT_LIMIT + 1))}".encode()) == said
+
+
+@pytest.mark.parametrize("name", ["unsubscribe", "getall", "nodes", "stats", "help", "json", "exit"])
 def test_a_command_that_stands_alone_is_told_so(name: str) -> None:
     assert refusal(f"{name} now".encode()) == f"{name} stands alone on its line, without 'now'."
 
@@ -337,3 +377,5 @@ def test_no_line_ever_raises(line: bytes) -> None:
         assert unpack_spec(request.spec.pack()) == request.spec
     elif isinstance(request, GetResult | Wait | Status | CancelJob):
         assert len(request.ticket) == 16
+    elif isinstance(request, WaitForAll):
+        assert all(len(ticket) == 16 for ticket in request.tickets)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from protocol.dialogue import BAD_NUMBER, Invalid, Request, Submit, parse_line
 from protocol.errors import ProtocolError
 from protocol.job import NO_EXTRAS, Command, Extras, Sleep, unpack_spec
-from protocol.limits import PRIORITY_LIMIT, SLEEP_LIMIT_MS
+from protocol.limits import AFTER_LIMIT, PRIORITY_LIMIT, SLEEP_LIMIT_MS
 from protocol.replies import Failure, render_json, render_text
 
 
@@ -24,6 +24,8 @@ def refusal(request: Request | None) -> str:
     return request.reason
 
 
+T = "ABCDEFGHIJ012345"
+U = "ZYXWVUTSRQ987654"
 BOTH = [
     ("--priority 7", {"priority": 7}, Extras(priority=7)),
     ("--priority -100", {"priority": -100}, Extras(priority=-100)),
@@ -36,6 +38,9 @@ BOTH = [
     ('--cwd "/with space"', {"cwd": "/with space"}, Extras(cwd="/with space")),
     ("--stdin 'two words'", {"stdin": "two words"}, Extras(stdin="two words")),
     ("--stdin=''", {"stdin": ""}, Extras()),
+    (f"--after {T}", {"after": T}, Extras(after=(T,))),
+    (f"--after {T.lower()} --after={U}", {"after": [T, U.lower()]}, Extras(after=(T, U))),
+    ("--array 7", {"array": 7}, Extras(array=7)),
     (
         '--tag x --priority 1 --env A=b --stdin "it\'s"',
         {"tag": "x", "priority": 1, "env": {"A": "b"}, "stdin": "it's"},
@@ -81,7 +86,18 @@ def test_all_older_options_are_there_as_json_too() -> None:
         (
             {"run": "x", "cpu": 3},
             "there is no option 'cpu': there are time, retries, at-most-once, priority, env, cwd, stdin, "
-            "name, tag.",
+            "name, tag, after, array.",
+        ),
+        (
+            {"run": "x", "after": [T, "T1"]},
+            "--after takes a ticket of this node, 16 letters and digits (in JSON also a list of them): "
+            f'not \'["{T}", "T1"]\'.',
+        ),
+        ({"run": "x", "after": [T] * 1001}, "--after takes 1000 tickets at most."),
+        ({"run": "x", "array": 1}, "--array takes a whole number from 2 to 100000: not '1'."),
+        (
+            {"run": "x" * 1000, "array": 100_000},
+            "--array 100000 of so long a command is over 33554432 bytes.",
         ),
         ({"run": ""}, "run needs a command line, as in: run --time 60 -- make test"),
         (
@@ -163,6 +179,8 @@ extras = st.builds(
     variables.map(lambda value: tuple(value.items())),
     st.just("") | texts.map("/{}".format),
     texts,
+    st.lists(st.sampled_from([T, U]), max_size=3).map(tuple),
+    st.just(0) | st.integers(2, 100_000),
 )
 
 
@@ -175,7 +193,11 @@ def test_what_is_packed_is_unpacked_and_what_is_not_asked_for_takes_no_room(extr
 
 @pytest.mark.parametrize(
     "given_",
-    [{"cpus": 1}, {"priority": 101}, {"priority": True}, {"name": 1}, {"env": {"A": "b"}}, [], 1, {1: 2}],
+    [
+        *({"cpus": 1}, {"priority": 101}, {"priority": True}, {"name": 1}, {"env": {"A": "b"}}),
+        *({"after": ["T1"]}, {"after": T}, {"after": [T] * (AFTER_LIMIT + 1)}),
+        *({"array": 1}, {"array": True}, {"array": 100_001}, [], 1, {1: 2}),
+    ],
 )
 def test_a_body_with_other_options_is_refused(given_: object) -> None:
     with pytest.raises(ProtocolError):

@@ -11,19 +11,24 @@ from protocol import replies
 from protocol.dialogue import HELP
 from protocol.job import Command, JobState, Outcome, Report, Sleep
 from protocol.replies import (
+    ArrayView,
     CancelOf,
     Failure,
     Goodbye,
     HelpText,
+    JobEnded,
     JobView,
     JsonMode,
+    LeftOut,
     NodesAre,
     Reply,
     ResultOf,
     StatsAre,
     StatusOf,
+    Subscribed,
     TicketIssued,
     UnknownTicket,
+    Unsubscribed,
     job_fields,
     listing_end,
     listing_failure,
@@ -344,6 +349,57 @@ def test_a_json_status_has_the_keys_without_output() -> None:
     assert tuple(as_object(render_json(StatusOf(done())))) == STATUS_KEYS
 
 
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (1, "waits for T00"),
+        (3, "waits for T00, T01, T02"),
+        (5, "waits for T00, T01, T02 and 2 more"),
+    ],
+)
+def test_a_status_says_what_the_job_waits_for(count: int, said: str) -> None:
+    tickets = tuple(f"T{number:02d}" for number in range(count))
+    status = StatusOf(queued(waits_for=tickets))
+    assert render_text(status) == f"Status: queued, {said}\n".encode()
+    value = as_object(render_json(status))
+    assert tuple(value) == (*STATUS_KEYS, "waits_for")
+    assert value["waits_for"] == list(tickets)
+
+
+ARRAY = ArrayView(100, {"succeeded": 55, "failed": 5})
+
+
+def test_a_status_of_an_array_sums_its_jobs_up() -> None:
+    status = StatusOf(queued(state=JobState.RUNNING, array=ARRAY))
+    assert render_text(status) == b"Status: running: 40 queued or running, 55 succeeded, 5 failed\n"
+    value = as_object(render_json(status))
+    assert tuple(value) == (*STATUS_KEYS, "array")
+    counts = {"succeeded": 55, "failed": 5, "timed-out": 0, "cancelled": 0, "lost": 0}
+    assert value["array"] == {"size": 100, "open": 40, **counts}
+
+
+def test_a_result_of_an_array_lists_a_page_of_its_jobs() -> None:
+    page = ARRAY._replace(jobs=[(T, "failed"), ("U", None)], first=7)
+    value = as_object(render_json(ResultOf(queued(array=page))))
+    assert value["array"]["open"] == 40
+    assert value["first"] == 7
+    assert value["jobs"] == [{"ticket": T, "outcome": "failed"}, {"ticket": "U", "outcome": None}]
+
+
+def test_an_end_that_was_subscribed_to_is_its_status_on_a_line() -> None:
+    assert render_text(JobEnded(done(exit_code=0))) == (
+        f"Done: {T} succeeded, exit code 0, in 0.250 s on alpha\n".encode()
+    )
+    assert (
+        render_text(JobEnded(done(spec=Sleep(7)))) == f"Done: {T} succeeded, in 0.250 s on alpha\n".encode()
+    )
+    value = as_object(render_json(JobEnded(done(Outcome.LOST))))
+    assert tuple(value) == ("done",)
+    assert value["done"] == as_object(render_json(StatusOf(done(Outcome.LOST))))
+    assert render_text(LeftOut(7)) == b"Done: 7 more, left out as they were not read in time.\n"
+    assert as_object(render_json(LeftOut(7))) == {"left_out": 7}
+
+
 def test_help_in_json_is_the_lines_of_the_table() -> None:
     assert as_object(render_json(HelpText())) == {"help": HELP.splitlines()}
 
@@ -379,6 +435,10 @@ BY_CLASS: dict[type, st.SearchStrategy] = {
     CancelOf: st.builds(CancelOf, done_views) | st.builds(CancelOf, open_views, st.just(True)),
     UnknownTicket: st.builds(UnknownTicket, any_ticket),
     Failure: st.builds(Failure, texts),
+    Subscribed: st.builds(Subscribed, names),
+    Unsubscribed: st.builds(Unsubscribed),
+    JobEnded: st.builds(JobEnded, done_views),
+    LeftOut: st.builds(LeftOut, st.integers(1)),
     NodesAre: st.builds(NodesAre, st.lists(names.map(lambda name: row(name, True, 1)), max_size=3), texts),
     StatsAre: st.builds(StatsAre, counters, st.none() | counters),
     HelpText: st.builds(HelpText),

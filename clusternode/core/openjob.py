@@ -1,0 +1,71 @@
+"""A ticket without a result, as its origin has it in memory and as its store gives it back."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from clusternode.core.arrays import Array
+from protocol.job import Command, JobSpec
+from protocol.messages import JobItem
+
+#: What a job that is no command asks for.
+_PLAIN = Command("")
+
+
+class Waiter(NamedTuple):
+    """A client's line that is answered when the job is done."""
+
+    client: int
+    seq: int
+    cancels: bool
+
+
+class OpenJob:
+    """A ticket without a result. `acked`: the load balancer has it on its disk."""
+
+    __slots__ = (
+        "acked",
+        "after",
+        "array",
+        "at_most_once",
+        "body",
+        "cancelled",
+        "priority",
+        "retries",
+        "seq",
+        "submitted_at",
+        "tag",
+        "waiters",
+        "within",
+    )
+
+    def __init__(self, seq: int, submitted_at: float, spec: JobSpec, body: bytes, cancelled: bool) -> None:
+        self.seq = seq
+        self.submitted_at = submitted_at
+        self.body = body
+        self.cancelled = cancelled
+        self.acked = False
+        command = spec if isinstance(spec, Command) else _PLAIN
+        self.retries = command.retries
+        self.at_most_once = command.at_most_once
+        self.priority = command.extras.priority
+        self.tag = command.extras.tag
+        self.after = command.extras.after
+        #: What it is, where it is one; what it is in, where it is in one.
+        self.array: Array | None = None
+        self.within: Array | None = None
+        self.waiters: list[Waiter] | None = None
+
+    def item(self, ticket: str) -> JobItem:
+        how = (self.retries, self.at_most_once, self.priority)
+        return JobItem(ticket, 0, self.submitted_at, self.body, *how)
+
+
+class Stored(NamedTuple):
+    """An open ticket as the store has it."""
+
+    seq: int
+    ticket: str
+    submitted_at: float
+    body: bytes
+    cancelled: bool
