@@ -42,6 +42,14 @@ SETTINGS = [
         "name shown to people (default: the one kept in the data directory)",
         "--name",
     ),
+    Setting("TASKS", text("module names, separated by commas"), "", "Python modules with tasks"),
+    Setting("MAX_TASKS_PER_WORKER", integer(1, 10**9), 100, "tasks after which a worker process is replaced"),
+    Setting(
+        "TASK_HANG_PERIOD",
+        integer(2000, 24 * 3600 * 1000, "milliseconds"),
+        60_000,
+        "ms without a sign of life after which the worker of a task is killed as hung",
+    ),
 ]
 
 
@@ -58,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         slots=values["SLOTS"] or CPUS,
         name=values["NODE_NAME"],
         drain_period=values["DRAIN_PERIOD"] / 1000,
+        tasks=values["TASKS"],
+        max_tasks_per_worker=values["MAX_TASKS_PER_WORKER"],
+        task_hang_period=values["TASK_HANG_PERIOD"] / 1000,
     )
     directory = Path(values["DATA_DIR"] or f"evenly-data/node-{options.client_port}")
 

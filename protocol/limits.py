@@ -8,7 +8,7 @@ MIB = 1024 * KIB
 
 # --- the wire between node and load balancer ---------------------------------------------------
 
-#: A RESULT frame holds at least one result, which is at most two full outputs; the rest is headroom.
+#: A RESULT frame holds at least one result, at most two full outputs and a value; the rest is headroom.
 FRAME_LIMIT = 8 * MIB
 #: Before HELLO the peer is a stranger; it gets no more of our memory than this.
 STRANGER_FRAME_LIMIT = 256 * KIB
@@ -54,6 +54,10 @@ TIME_LIMIT = 10 * 366 * 24 * 3600.0
 RETRIES_LIMIT = 1000
 #: `--priority` at most, and below 0 at least: a hundred steps each way are more than people tell apart.
 PRIORITY_LIMIT = 100
+#: What a task returned, as JSON text, at most: what is more belongs into a file.
+VALUE_LIMIT = 256 * KIB
+#: Objects and arrays within one another, in a payload or a value: no reader of JSON gives up at so few.
+JSON_DEPTH_LIMIT = 64
 #: Between SIGTERM and SIGKILL of a job that is to end.
 KILL_GRACE = 2.0
 #: An attempt number at most: far more than any crash limit allows, small enough for any integer type.

@@ -5,7 +5,7 @@ A client is a connection, by number; `seq` numbers its lines, so that replies fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from protocol.dialogue import Stats as StatsRequest
 from protocol.job import Ended, Extras
 from protocol.messages import Message
 from protocol.replies import Reply
+from protocol.tasks import Signature
 
 # --- events --------------------------------------------------------------------------------------
 
@@ -57,7 +58,7 @@ class FromBalancer:
 
 
 class CommandEnded(NamedTuple):
-    """A command that was spawned is over; its whole process group is gone."""
+    """A command or a task that was spawned is over; nothing of it runs any more."""
 
     ticket: str
     attempt: int
@@ -71,6 +72,17 @@ class CommandEnded(NamedTuple):
     stdout_total: int = 0
     stderr_total: int = 0
     reason: str = ""
+    #: What a task returned, as JSON text.
+    value: str = ""
+
+
+class Progressed(NamedTuple):
+    """How far a task says it is: a part of 1, and words."""
+
+    ticket: str
+    attempt: int
+    part: float
+    text: str
 
 
 class TakenBack(NamedTuple):
@@ -84,7 +96,14 @@ class TakenBack(NamedTuple):
 class FromHelpers:
     """What helpers say, in order: the end of a command means that the one behind it, if any, has started."""
 
-    news: Sequence[CommandEnded | TakenBack]
+    news: Sequence[CommandEnded | TakenBack | Progressed]
+
+
+@dataclass(frozen=True, slots=True)
+class TasksKnown:
+    """The tasks that workers have here."""
+
+    tasks: Mapping[str, Signature]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +136,7 @@ Event = (
     | LinkDown
     | FromBalancer
     | FromHelpers
+    | TasksKnown
     | Measured
     | Tick
     | Drain
@@ -216,6 +236,18 @@ class Spawn:
 
 
 @dataclass(frozen=True, slots=True)
+class SpawnTask:
+    """A worker process is to run it; CommandEnded follows."""
+
+    ticket: str
+    attempt: int
+    name: str
+    payload: str
+    time_limit: float | None
+    at_most_once: bool
+
+
+@dataclass(frozen=True, slots=True)
 class TakeBack:
     """A command that is behind another: TakenBack follows, unless it starts first."""
 
@@ -225,7 +257,7 @@ class TakeBack:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """End the command of this attempt with its process group; CommandEnded follows."""
+    """End the command or task of this attempt with its process group; CommandEnded follows."""
 
     ticket: str
     attempt: int
@@ -242,7 +274,7 @@ class Log:
     warning: bool = False
 
 
-Action = Answer | LookUp | Send | SendKept | Disconnect | Spawn | TakeBack | Kill | Drained | Log
+Action = Answer | LookUp | Send | SendKept | Disconnect | Spawn | SpawnTask | TakeBack | Kill | Drained | Log
 
 
 @dataclass(slots=True)

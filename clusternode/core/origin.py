@@ -6,13 +6,13 @@ Only open tickets are in memory. What is done is in the store, and looked up the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from clusternode.core.events import Answer, CancelAsked, Done, Line, LookUp, Outcome, Send, Submitted
 from protocol.dialogue import CancelJob, GetResult, Nodes, Stats, Status, Submit, Wait
 from protocol.errors import ProtocolError
-from protocol.job import Command, Ended, JobSpec, JobState, unpack_report, unpack_spec
+from protocol.job import Command, Ended, JobSpec, JobState, Sleep, Task, unpack_report, unpack_spec
 from protocol.job import Outcome as JobOutcome
 from protocol.limits import REQUEST_ITEMS
 from protocol.messages import (
@@ -38,9 +38,11 @@ from protocol.replies import (
     StatusOf,
     TicketIssued,
 )
+from protocol.tasks import Signature, fault_of
 
 AWAY = "the ReverseProxy is away"
-#: What a job that is no command asks for.
+LOADING = "The tasks of this node are still being loaded; please come back in a moment."
+#: What a sleep asks for.
 _PLAIN = Command("")
 
 
@@ -73,7 +75,7 @@ class OpenJob:
         self.body = body
         self.cancelled = cancelled
         self.acked = False
-        command = spec if isinstance(spec, Command) else _PLAIN
+        command = _PLAIN if isinstance(spec, Sleep) else spec
         self.retries = command.retries
         self.at_most_once = command.at_most_once
         self.priority = command.extras.priority
@@ -144,6 +146,10 @@ class Origin:
         #: This node's row of `nodes`, and its counters; kept up to date by the core before each question.
         self.own_fields: dict[str, Any] = {}
         self.stats: dict[str, Any] = {}
+        #: Those that a client may submit; None as long as they are not known.
+        self.tasks: Mapping[str, Signature] | None = None
+        #: What a task that runs on this node says of itself.
+        self.progress_of: Callable[[str], tuple[float, str] | None] = lambda ticket: None
         self.submitted = 0
         #: Results that came again, and were dropped.
         self.stale = 0
@@ -161,6 +167,10 @@ class Origin:
         """One request of a client."""
         asked, ticket = line.asked, line.ticket
         if isinstance(asked, Submit):
+            fault = self._fault(asked.spec)
+            if fault is not None:
+                out.actions.append(Answer(client, line.seq, Failure(fault)))
+                return
             job = OpenJob(self._next_seq, now, asked.spec, asked.spec.pack(), False)
             self._next_seq += 1
             self.open[ticket] = self._unsent[ticket] = job
@@ -180,6 +190,12 @@ class Origin:
         else:
             reply = ResultOf(self._view(asked.ticket, open_job))
             out.actions.append(Answer(client, line.seq, reply))
+
+    def _fault(self, spec: JobSpec) -> str | None:
+        """Why this job gets no ticket."""
+        if not isinstance(spec, Task):
+            return None
+        return LOADING if self.tasks is None else fault_of(self.tasks, spec.name, spec.payload)
 
     def client_gone(self, client: int) -> None:
         for ticket in self._waiting.pop(client, ()):
@@ -276,7 +292,9 @@ class Origin:
             # Its result is on its way to us: until it is recorded here, it is not done here.
             shown = JobState.RUNNING if state == "done" else JobState(state)
             view = JobView(view.ticket, view.spec, view.submitted_at, shown, attempt, node, started_at)
-        return StatusOf(view) if isinstance(asked, Status) else ResultOf(view)
+        if isinstance(asked, Status):
+            return StatusOf(view, progress=self.progress_of(asked.ticket))
+        return ResultOf(view)
 
     # --- the load balancer -----------------------------------------------------------------------
 
