@@ -18,6 +18,11 @@ from runtime.settings import ADDRESS, PORT, Argument, Setting, integer, parse, t
 PROGRAM = "clusternode"
 CPUS = len(os.sched_getaffinity(0))
 
+
+def are_modules(value: str) -> bool:
+    return all(part.isidentifier() for name in value.split(",") for part in name.strip().split("."))
+
+
 ARGUMENTS = [
     Argument("host", text("a host name or address"), "host of the ReverseProxy"),
     Argument("port", PORT, "port of the ReverseProxy"),
@@ -42,7 +47,12 @@ SETTINGS = [
         "name shown to people (default: the one kept in the data directory)",
         "--name",
     ),
-    Setting("TASKS", text("module names, separated by commas"), "", "Python modules with tasks"),
+    Setting(
+        "TASKS",
+        text("module names with commas between, as mytasks,lib.more", are_modules),
+        None,
+        "Python modules with tasks, beside those that are installed (default: none)",
+    ),
     Setting("MAX_TASKS_PER_WORKER", integer(1, 10**9), 100, "tasks after which a worker process is replaced"),
     Setting(
         "TASK_HANG_PERIOD",
@@ -66,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         slots=values["SLOTS"] or CPUS,
         name=values["NODE_NAME"],
         drain_period=values["DRAIN_PERIOD"] / 1000,
-        tasks=values["TASKS"],
+        tasks=values["TASKS"] or "",
         max_tasks_per_worker=values["MAX_TASKS_PER_WORKER"],
         task_hang_period=values["TASK_HANG_PERIOD"] / 1000,
     )

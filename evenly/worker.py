@@ -1,8 +1,8 @@
 """`python -m evenly.worker SOCKET PARENT MODULES SKIPPED`: a process that runs tasks, one after the other.
 
-Started and watched by its supervisor (`clusternode/executor/supervisor.py`, which lists what the two say to each
-other); both are the same interpreter and speak `marshal` behind a 4-byte length. MODULES are names separated by
-commas; SKIPPED is a JSON list of sources that ended an earlier worker while it loaded them.
+Started and watched by its supervisor (`clusternode/executor/supervisor.py`, which lists what the two say to
+each other); both are the same interpreter and speak `marshal` behind a 4-byte length. MODULES are names with
+commas between; SKIPPED is a JSON list of sources that ended an earlier worker while it loaded them.
 
 What a task writes goes to files 1 and 2, which the supervisor reads.
 """
@@ -115,9 +115,7 @@ def beat_for_ever(link: Link) -> None:
 def sources(modules: str) -> Iterator[tuple[str, str | EntryPoint]]:
     """(name for people, what to load): the entry points, those of Evenly first, then the modules."""
     found = {(point.name, point.value): point for point in entry_points(group=GROUP)}
-    for _, point in sorted(
-        found.items(), key=lambda each: (not each[1].value.startswith("evenly."), each[0])
-    ):
+    for point in sorted(found.values(), key=lambda each: (not each.value.startswith("evenly."), each.name)):
         yield f"{point.value} (entry point {point.name})", point
     for module in modules.split(","):
         if module.strip():
@@ -125,7 +123,7 @@ def sources(modules: str) -> Iterator[tuple[str, str | EntryPoint]]:
 
 
 def load(link: Link, modules: str, skipped: list[str]) -> list[str]:
-    """Fills the registry; returns what went wrong, in a line each. A broken module costs its own tasks only."""
+    """Fills the registry; returns what went wrong, in a line each. A broken module costs its own tasks."""
     failures = []
     for name, source in sources(modules):
         if name in skipped:
@@ -228,11 +226,11 @@ def tell(error: BaseException) -> None:
 
 
 def flush() -> None:
-    """What was written is in the pipes; a task that put other files in the place of these two has them no more."""
+    """What was written is in the pipes; where a task put others in the place of these two, that is over."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
-    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # type: ignore[assignment]
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
     ctypes.CDLL(None).fflush(None)
 
 

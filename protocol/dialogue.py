@@ -161,7 +161,7 @@ def _task(rest: str) -> Request:
 
 
 def _object(text: str) -> Request:
-    """A submission as one JSON object: `{"run": "make test", "time": 60}`, `{"task": …}`, `{"sleep": 250}`."""
+    """A submission as one JSON object: `{"run": "make", "time": 60}`, `{"task": …}` or `{"sleep": 250}`."""
     try:
         return _job(json.loads(text))
     except BadOption as error:

@@ -1,7 +1,7 @@
 """The supervisor of one slot for tasks: gives its worker process one at a time, and sees it die or hang.
 
 Started by `tasks.py` with the control socket's number as its argument, isolated and without site packages:
-only the standard library and `helper.py` here. Code of tasks runs in the worker alone (`evenly/worker.py`), so
+only the standard library and `helper.py` here. Code of tasks runs in the worker alone (`evenly/worker.py`):
 whatever it does, there is somebody to say what became of it.
 
     node -> supervisor   ("set-up", SetUp as a tuple), once
@@ -336,6 +336,7 @@ class Supervisor:
         self._start_worker()
 
     def _on_crash(self, task: Task, code: int) -> None:
+        code = code or 1  # a task that ends its process has not returned, whatever it says
         if task.is_ending:
             self._finish(code, task.died)
         elif task.is_once or task.starts > RESTARTS:

@@ -69,6 +69,9 @@ class TaskPool(Pool):
             await self._bring_up(helper)
             if helper not in self._helpers:
                 return  # there is no process to be had
+            if helper in self._idle:
+                # It takes a while to be ready: those that are go first.
+                self._idle.insert(0, self._idle.pop())
             await self._came_up.wait()
 
     def run(self, job: SpawnTask) -> None:
@@ -104,7 +107,7 @@ class TaskPool(Pool):
         for failure in failures:
             if failure not in self._said:
                 self._said.add(failure)
-                log.warning("tasks of %s are not served here", failure)
+                log.warning("task module %s; its tasks are not served here", failure)
         self._came_up.set()
         if not self.known.is_set():
             self.known.set()
