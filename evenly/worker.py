@@ -142,22 +142,34 @@ def load(link: Link, modules: str, skipped: list[str]) -> list[str]:
 # --- running -------------------------------------------------------------------------------------
 
 
-def run(link: Link, name: str, payload: str, directory: str, variables: dict[str, str]) -> None:
-    """One task, to its value or its exception."""
+def run(
+    link: Link, before: tuple[Any, ...], name: str, payload: str, directory: str, variables: dict[str, str]
+) -> None:
+    """One task, to its value or its exception. `before`: how this process was before all tasks."""
     os.environ.update(variables)
     os.chdir(directory)
     take_progress()
     link.is_busy = True
-    said: tuple[Any, ...]
     try:
-        said = ("returned", value_of(call(name, json.loads(payload))))
+        how, said = "returned", value_of(call(name, json.loads(payload)))
     except BaseException as error:  # SystemExit ends the task, not its worker
-        said = ("raised", last_line(error))
+        how, said = "raised", last_line(error)
         tell(error)
     # A task may have set its own.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     flush()
-    link.finish(*said)
+    link.finish(how, condition() == before, said)
+
+
+def condition() -> tuple[Any, ...]:
+    """What a task must leave as it was: threads that go on, or files in the place of the output, would have
+    the next one suffer."""
+    files: list[Any] = []
+    for number in (1, 2):
+        with contextlib.suppress(OSError):
+            seen = os.fstat(number)
+            files.append((number, seen.st_dev, seen.st_ino))
+    return threading.active_count(), files
 
 
 def call(name: str, arguments: dict[str, Any]) -> Any:
@@ -253,8 +265,9 @@ def main() -> None:
     link.send("ready", signatures, failures)
     sys.excepthook = keep_quiet
     threading.Thread(target=beat_for_ever, args=(link,), daemon=True).start()
+    before = condition()
     while (message := link.receive()) is not None:
-        run(link, *message[1:])
+        run(link, before, *message[1:])
 
 
 if __name__ == "__main__":

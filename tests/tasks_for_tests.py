@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -85,6 +86,20 @@ def die(mark: str, times: int, how: str = "kill") -> int:
 def ignore_sigterm(mark: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     hold(mark, "/nowhere")
+
+
+@task
+def take_output(path: str) -> int:
+    """Puts a file in the place of its output, and leaves it there."""
+    with open(path, "wb") as file:
+        os.dup2(file.fileno(), 1)
+    return os.getpid()
+
+
+@task
+def leave_thread() -> int:
+    threading.Thread(target=time.sleep, args=(LONG,), daemon=True).start()
+    return os.getpid()
 
 
 @task

@@ -16,10 +16,11 @@ whatever it does, there is somebody to say what became of it.
     worker -> supervisor ("loading", source), before each; then
                          ("ready", {task: its signature, packed}, [what could not be loaded])
                          ("beat", (part of 1, words) or None), every second of a task
-                         ("returned", value as JSON text) or ("raised", last line)
+                         ("returned", is fit, value as JSON text) or ("raised", is fit, last line)
 
 The invariant is the helper's: when "ended" is sent, or this process ends because the node has, no process of
-the task is left. The worker stays for the next one, unless the task left something behind or was told to end.
+the task is left. The worker stays for the next one, unless the task left something behind or was told to end:
+a worker that is not fit has threads of the task, or other files in the place of its output.
 """
 
 from __future__ import annotations
@@ -130,7 +131,8 @@ class Worker:
         self.heard_at = time.monotonic()
         #: It was killed because it hung.
         self.hung = False
-        self.is_retired = False
+        #: It is to be replaced.
+        self.is_worn = False
         ours, theirs = socket.socketpair()
         with theirs:
             theirs.set_inheritable(True)
@@ -309,10 +311,12 @@ class Supervisor:
             if message[1] is not None:
                 self._control.send("progress", task.key, *message[1])
         elif what == "returned":
-            self._finish(0, self._how_often(task), message[1])
+            worker.is_worn |= not message[1]
+            self._finish(0, self._how_often(task), message[2])
         elif what == "raised":
+            worker.is_worn |= not message[1]
             often = self._how_often(task)
-            self._finish(1, f"{message[1]} ({often})" if often else message[1])
+            self._finish(1, f"{message[2]} ({often})" if often else message[2])
 
     def _how_often(self, task: Task) -> str:
         return f"started {task.starts} times: its worker died, {task.died}" if task.starts > 1 else ""
@@ -408,7 +412,7 @@ class Supervisor:
         assert place is not None
         assert self._set_up is not None
         if worker is not None and task.is_running:
-            is_worn = worker.tasks >= self._set_up.most_tasks
+            is_worn = worker.is_worn or worker.tasks >= self._set_up.most_tasks
             if is_worn or task.is_ending or worker.left_behind():
                 self._drop(worker)
                 worker.end()

@@ -62,17 +62,22 @@ class TaskPool(Pool):
 
     async def start_ahead(self) -> None:
         """One after the other, so that a node that starts has the machine for its clients, too."""
-        while len(self._helpers) < min(self._slots, AHEAD_MOST) and not self._closing:
+        # No more tries than that: one that dies each time would be started for ever.
+        for _ in range(min(self._slots, AHEAD_MOST)):
+            if len(self._helpers) >= self._slots or self._closing:
+                return
             self._came_up.clear()
             helper = Helper(self)
             self._helpers.add(helper)
             await self._bring_up(helper)
             if helper not in self._helpers:
-                return  # there is no process to be had
+                break  # there is no process to be had
             if helper in self._idle:
                 # It takes a while to be ready: those that are go first.
                 self._idle.insert(0, self._idle.pop())
             await self._came_up.wait()
+        if not self.known.is_set():
+            self._learn({}, ["evenly.worker: its supervisor could not be started"])
 
     def run(self, job: SpawnTask) -> None:
         """As soon as a supervisor is free."""

@@ -153,6 +153,15 @@ def test_a_worker_is_replaced_after_so_many_tasks(client: Client) -> None:
     assert len(set(workers)) == 3
 
 
+@pytest.mark.parametrize("name", ["take_output", "leave_thread"])
+def test_a_worker_that_a_task_has_spoiled_is_replaced(client: Client, tmp_path: Path, name: str) -> None:
+    payload = {"path": str(tmp_path / "file")} if name == "take_output" else {}
+    spoiled = run(client, name, **payload)["value"]
+    result = run(client, "say", text="here")
+    assert result["stdout"] == "here\nraw\n"
+    assert run(client, "process")["value"] != spoiled
+
+
 class TestWhatIsAbove:
     def test_a_supervisor_that_is_killed_takes_its_worker_along_and_the_task_runs_again(
         self, node: Node, client: Client, tmp_path: Path
