@@ -101,7 +101,7 @@ class Balancer:
         for each in event.events if isinstance(event, Together) else (event,):
             self._on_event(each)
         self.ledger.wake_delayed()
-        if self.settings.eager and self.ledger.waiting:
+        if self.settings.eager:
             self._dispatcher.run_rounds(now)
         self._dispatcher.consider_evening(now)
         return self._collect()

@@ -48,6 +48,8 @@ class Dispatcher:
     def run_rounds(self, now: float) -> None:
         """Round after round while there is a job and room for it; soon, where no node is near to idle."""
         self.next_round = None
+        if not self._ledger.waiting:
+            return
         if now < self._last_rounds + ROUND_PAUSE and not self._is_any_hungry():
             self.next_round = self._last_rounds + ROUND_PAUSE
             return
@@ -71,11 +73,11 @@ class Dispatcher:
 
     @property
     def _depth(self) -> int:
-        """The same for all, or they could not hold the same."""
-        return max((node.depth for node in self._nodes), default=0)
+        """The same for all, and what one has got already others may get: or they could not hold the same."""
+        return max((max(node.depth, len(node.jobs)) for node in self._taking()), default=0)
 
     def _is_any_hungry(self) -> bool:
-        enough = self._depth // HUNGRY_PART
+        enough = max((node.depth for node in self._nodes), default=0) // HUNGRY_PART
         return any(len(node.jobs) < enough for node in self._nodes)
 
     def _round(self, takers: Iterator[str]) -> bool:

@@ -14,6 +14,8 @@ from protocol.messages import Info
 DEPTH_SECONDS = 0.06
 #: That in jobs: as long as nothing is known, and at most (20,000 jobs of 0 ms a second).
 FIRST_DEPTH, MOST_DEPTH = 64, 256
+#: And at least, for each slot: what a node has to do while the balancer is away for a moment.
+DEPTH_A_SLOT = 8
 #: Seconds over which the pace of a node is taken, unless it runs dry before; and the shortest of a job.
 PACE_SECONDS = 0.05
 SHORTEST_PACE = 1e-5
@@ -99,7 +101,7 @@ class Node:
     def depth(self) -> int:
         """Jobs that it should hold at most, for itself alone."""
         depth = FIRST_DEPTH if self.pace is None else int(DEPTH_SECONDS / self.pace)
-        return min(MOST_DEPTH, max(depth, 2 * self.slots))
+        return min(MOST_DEPTH, max(depth, DEPTH_A_SLOT * self.slots))
 
     @property
     def running(self) -> int:

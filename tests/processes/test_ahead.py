@@ -104,8 +104,8 @@ def test_a_helper_whose_node_died_without_reading_ends_its_job(tmp_path: Path) -
         theirs.close()
         for message in (
             ("set-up", dict(os.environ), str(tmp_path)),
-            ("run", ("A", 1), "true", None),
-            ("run", ("B", 1), f"sleep 600; : {mark}", None),
+            ("run", ("A", 1), "true", None, None),
+            ("run", ("B", 1), f"sleep 600; : {mark}", None, None),
         ):
             body = marshal.dumps(message)
             ours.sendall(len(body).to_bytes(4, "big") + body)

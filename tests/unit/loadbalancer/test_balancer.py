@@ -24,7 +24,7 @@ from loadbalancer.core.events import (
 from loadbalancer.core.jobs import Forget, Row, State
 from loadbalancer.core.jobs import Job as JobOfBalancer
 from loadbalancer.core.ledger import LOST_REMEMBERED
-from loadbalancer.core.nodes import DEPTH_SECONDS, FIRST_DEPTH, MOST_DEPTH
+from loadbalancer.core.nodes import DEPTH_A_SLOT, DEPTH_SECONDS, FIRST_DEPTH, MOST_DEPTH
 from loadbalancer.core.settings import Settings
 from protocol.job import Ended, Report, Sleep, unpack_report
 from protocol.limits import INFO_PERIOD, LINK_TIMEOUT
@@ -175,6 +175,17 @@ def test_rounds_gather_while_no_node_is_near_to_idle() -> None:
     assert not bench.given(1)
     bench.say(1, Result([ended(1 + most)]))
     assert bench.given(1), "it is hungry, and that cannot wait"
+
+
+def test_a_round_that_was_put_off_is_forgotten_when_nothing_waits_any_more() -> None:
+    bench = Bench()
+    bench.join(1)
+    bench.submit(1, *range(FIRST_DEPTH + 1))
+    bench.say(1, Result([ended(0)]))
+    assert bench.core.next_deadline() == pytest.approx(bench.now + ROUND_PAUSE)
+    bench.say(1, Cancel([Held(ticket(FIRST_DEPTH), 0)]))
+    bench.tick(ROUND_PAUSE)
+    assert bench.core.next_deadline() > bench.now
 
 
 def test_a_repeated_submission_is_acknowledged_and_not_run_twice() -> None:
@@ -524,9 +535,13 @@ def test_a_node_of_short_jobs_holds_more_of_them_and_one_of_long_jobs_fewer() ->
     bench.tick(ROUND_PAUSE)
     assert len(node.jobs) == MOST_DEPTH
     for _ in range(300):
-        bench.say(1, Result([ended(next(done))]), after=0.01)
+        bench.say(1, Result([ended(next(done))]), after=0.005)
     bench.tick(ROUND_PAUSE)
-    assert len(node.jobs) == pytest.approx(DEPTH_SECONDS / 0.01, abs=1)
+    assert len(node.jobs) == pytest.approx(DEPTH_SECONDS / 0.005, abs=1)
+    for _ in range(300):
+        bench.say(1, Result([ended(next(done))]), after=0.05)
+    bench.tick(ROUND_PAUSE)
+    assert len(node.jobs) == DEPTH_A_SLOT
 
 
 def test_a_node_that_runs_dry_soon_gets_more_at_once() -> None:
@@ -535,9 +550,9 @@ def test_a_node_that_runs_dry_soon_gets_more_at_once() -> None:
     bench.submit(1, 0)
     bench.say(1, Result([ended(0)]), after=60.0)
     node = bench.core.ledger.nodes["id1"]
-    assert node.depth == 2
+    assert node.depth == DEPTH_A_SLOT
     bench.submit(1, *range(1, 1000))
-    assert len(node.jobs) == 2
+    assert len(node.jobs) == DEPTH_A_SLOT
     for _ in range(3):
         bench.say(1, Result([Ended(each, 1, "succeeded", b"") for each in node.jobs]), after=0.002)
     assert len(node.jobs) == MOST_DEPTH
@@ -553,6 +568,18 @@ def test_all_nodes_may_hold_as_many_as_the_fastest() -> None:
     bench.tick(ROUND_PAUSE)
     one, two = bench.held()
     assert abs(one - two) <= 1
+
+
+def test_a_node_that_joins_gets_as_many_as_those_that_are_there_hold() -> None:
+    bench = Bench()
+    bench.join(1)
+    bench.submit(1, *range(300))
+    bench.say(1, Result([ended(0)]), after=60.0)  # they take long: nothing more is dispatched
+    bench.tick(ROUND_PAUSE)
+    assert bench.held() == [FIRST_DEPTH - 1]
+    bench.join(2)
+    bench.tick(ROUND_PAUSE)
+    assert bench.held() == [FIRST_DEPTH] * 2, "as many as a node of which nothing is known"
 
 
 def test_a_higher_priority_goes_first_and_a_lower_one_last() -> None:

@@ -11,6 +11,7 @@ from protocol.dialogue import BAD_NUMBER, Invalid, Request, Submit, parse_line
 from protocol.errors import ProtocolError
 from protocol.job import NO_EXTRAS, Command, Extras, Sleep, unpack_spec
 from protocol.limits import PRIORITY_LIMIT, SLEEP_LIMIT_MS
+from protocol.replies import Failure, render_json, render_text
 
 
 def of_json(value: object) -> Request | None:
@@ -115,6 +116,28 @@ def test_an_object_that_is_no_job_is_shown_one(value: dict) -> None:
 @pytest.mark.parametrize("line", [b"{", b"{'run': 'x'}", b'{"run": "x"} x', b"{" * 60_000, b'{"a":' * 9_000])
 def test_what_is_no_json_is_told_so_in_one_line(line: bytes) -> None:
     assert refusal(parse_line(line)).startswith("That line begins as JSON and is none")
+
+
+HALF = b"\\ud800"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"run": "echo ' + HALF + b'"}',
+        b'{"run": "x", "stdin": "' + HALF + b'"}',
+        b'{"run": "x", "env": {"A": "' + HALF + b'"}}',
+        b'{"run": "x", "env": {"' + HALF + b'": "a"}}',
+        b'{"run": "x", "cwd": "/' + HALF + b'"}',
+        b'{"run": "x", "name": "' + HALF + b'"}',
+        b'{"' + HALF + b'": "x"}',
+        b'{"run": "x", "' + HALF + b'": 1}',
+    ],
+)
+def test_half_of_a_surrogate_pair_is_refused_and_the_reason_can_be_sent(line: bytes) -> None:
+    reason = refusal(parse_line(line))
+    assert render_text(Failure(reason))
+    assert render_json(Failure(reason))
 
 
 @pytest.mark.parametrize("quote", ["'", '"'])
