@@ -27,6 +27,8 @@ SOURCES = str(Path(__file__).parents[2])
 WORKER = "evenly.worker"
 #: Workers started ahead at most, however many slots there are: each takes the memory of its modules.
 AHEAD_MOST = 16
+#: Supervisors that may die at the start before no more are started ahead.
+SPARE_TRIES = 2
 
 
 class TaskPool(Pool):
@@ -58,13 +60,16 @@ class TaskPool(Pool):
         #: Set once it is known which tasks there are.
         self.known = asyncio.Event()
         self._came_up = asyncio.Event()
+        self._packed: dict[str, tuple[Any, ...]] = {}
+        #: What could not be loaded, and was said.
         self._said: set[str] = set()
 
     async def start_ahead(self) -> None:
         """One after the other, so that a node that starts has the machine for its clients, too."""
-        # No more tries than that: one that dies each time would be started for ever.
-        for _ in range(min(self._slots, AHEAD_MOST)):
-            if len(self._helpers) >= self._slots or self._closing:
+        wanted = min(self._slots, AHEAD_MOST)
+        # Not for ever: there may be one that dies each time.
+        for _ in range(wanted + SPARE_TRIES):
+            if len(self._helpers) >= wanted or self._closing:
                 return
             self._came_up.clear()
             helper = Helper(self)
@@ -114,8 +119,9 @@ class TaskPool(Pool):
                 self._said.add(failure)
                 log.warning("task module %s; its tasks are not served here", failure)
         self._came_up.set()
-        if not self.known.is_set():
+        if not self.known.is_set() or packed != self._packed:
             self.known.set()
+            self._packed = packed
             log.info("tasks: %s", ", ".join(sorted(packed)) or "none")
             self._tell_tasks(TasksKnown({name: unpack_signature(each) for name, each in packed.items()}))
 

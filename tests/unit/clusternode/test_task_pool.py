@@ -11,7 +11,7 @@ import pytest
 
 from clusternode.core.events import CommandEnded, FromHelpers, Progressed, SpawnTask, TasksKnown
 from clusternode.executor import tasks as tasks_module
-from clusternode.executor.tasks import AHEAD_MOST, TaskPool
+from clusternode.executor.tasks import AHEAD_MOST, SPARE_TRIES, TaskPool
 from protocol.tasks import Parameter, Signature
 
 from .test_pool import FakeHelper, helpers, settle
@@ -141,12 +141,13 @@ async def test_a_supervisor_that_dies_loses_its_task_and_another_takes_the_next(
     rig = Rig(slots=1)
     await rig.ahead()
     (helper,) = FakeHelper.made
+    helper.says(READY)
     rig.run(1)
     await settle()
     helper.far_end.close()
     helper.connection_lost(None)
     await settle()
-    (news,) = rig.told
+    _, news = rig.told
     assert (news.ticket, news.exit_code, news.reason) == ("1", None, "its worker process was killed")
     rig.run(2)
     await settle()
@@ -161,3 +162,20 @@ async def test_a_task_that_waits_is_cancelled_before_it_starts() -> None:
     rig.pool.kill("9", 1)
     await settle()
     assert [(news.ticket, news.reason) for news in rig.told] == [("2", "before it started")]
+
+
+async def test_supervisors_that_die_at_the_start_are_not_started_for_ever() -> None:
+    rig = Rig(slots=1)
+    await rig.ahead()
+    for _ in range(10):
+        helper = FakeHelper.made[-1]
+        helper.far_end.close()
+        if helper in rig.pool._helpers:
+            helper.connection_lost(None)
+        await settle()
+    assert len(FakeHelper.made) == 1 + SPARE_TRIES
+    assert rig.told == [TasksKnown({})], "clients are told that there are none"
+    rig.run(1)
+    await settle()
+    FakeHelper.made[-1].says(READY)
+    assert rig.told[-1] == TasksKnown({"x": SIGNATURE})
