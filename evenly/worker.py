@@ -50,6 +50,7 @@ class Link:
     """The socket to the supervisor; both threads write to it."""
 
     def __init__(self, number: int) -> None:
+        self.owner = os.getpid()
         self.socket = socket.socket(fileno=number)
         # No process that a task starts may have it: it would hide our end from the supervisor.
         self.socket.set_inheritable(False)
@@ -155,6 +156,8 @@ def run(
     except BaseException as error:  # SystemExit ends the task, not its worker
         how, said = "raised", last_line(error)
         tell(error)
+    if os.getpid() != link.owner:
+        os._exit(0)  # a task has forked, and both of them come back from it
     # A task may have set its own.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     flush()
@@ -209,9 +212,11 @@ def value_of(value: Any) -> str:
 
 
 def last_line(error: BaseException) -> str:
+    """Of its traceback: what it is and what it says."""
     lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
-    # That of a SyntaxError is preceded by the place.
-    return as_text((lines[-1] if lines else type(error).__name__)[:REASON_LIMIT])
+    # That of a SyntaxError is preceded by the place; what others say may go on for lines.
+    line = lines[-1 if isinstance(error, SyntaxError) else 0] if lines else type(error).__name__
+    return as_text(line[:REASON_LIMIT])
 
 
 def as_text(text: str) -> str:

@@ -97,6 +97,14 @@ def take_output(path: str) -> int:
 
 
 @task
+def come_back_twice() -> int:
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+    return os.getpid()
+
+
+@task
 def leave_thread() -> int:
     threading.Thread(target=time.sleep, args=(LONG,), daemon=True).start()
     return os.getpid()

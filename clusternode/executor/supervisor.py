@@ -59,6 +59,8 @@ RESTARTS = 2
 #: its task is given up: another node may have more luck.
 START_AGAIN, START_AGAIN_AT_MOST = 1.0, 60.0
 STARTS = 3
+#: Seconds; who looks so late whether a worker hangs was stopped with it, and gives it another chance.
+STOPPED_OURSELVES = 1.0
 
 
 class SetUp(NamedTuple):
@@ -459,7 +461,11 @@ class Supervisor:
                 task.timed_out = True
                 self._terminate(task)
         hangs_at = self._hangs_at()
-        if hangs_at is not None and now >= hangs_at:
+        if hangs_at is None or now < hangs_at:
+            return
+        if now > hangs_at + STOPPED_OURSELVES:
+            worker.heard_at = now
+        else:
             worker.hung = True
             worker.signal(signal.SIGKILL)
 

@@ -195,6 +195,10 @@ class TestAround:
         assert result["outcome"] == "succeeded"
         assert processes_with(mark) == []
 
+    def test_one_that_forks_and_comes_back_twice_has_one_end(self, run: Run) -> None:
+        assert run("come_back_twice")["outcome"] == "succeeded"
+        assert run("add_later", a=1)["value"] == 2
+
     def test_one_that_runs_is_cancelled(self, client: Client, tmp_path: Path) -> None:
         mark = tmp_path / "mark"
         (ticket,) = client.submit(f'task hold {{"mark": "{mark}", "until": "/nowhere"}}')

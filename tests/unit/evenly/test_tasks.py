@@ -151,7 +151,10 @@ class TestTracebacks:
         assert "worker.py" not in said
 
     def test_the_last_line_is_one_line_of_text(self) -> None:
-        assert worker.last_line(ValueError("a\nb")) == "b"
+        assert worker.last_line(ValueError("a\nb")) == "ValueError: a"
+        with pytest.raises(SyntaxError) as error:
+            compile("x = = 1", "x.py", "exec")
+        assert worker.last_line(error.value) == "SyntaxError: invalid syntax"
         assert worker.last_line(SystemExit(3)) == "SystemExit: 3"
         assert worker.last_line(ValueError()) == "ValueError"
         assert len(worker.last_line(ValueError("x" * 10_000))) == worker.REASON_LIMIT
