@@ -9,7 +9,6 @@ What a task writes goes to files 1 and 2, which the supervisor reads.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ctypes
 import faulthandler
@@ -43,7 +42,7 @@ PR_SET_PDEATHSIG = 1
 OOM_SCORE = "500"
 READ_SIZE = 64 * KIB
 #: Frames of these are ours, or between ours and the task's.
-OWN_FRAMES = (__file__, os.path.dirname(asyncio.__file__))
+OWN_FRAMES = (__file__, os.path.join(os.path.dirname(os.__file__), "asyncio"))
 
 
 class Link:
@@ -182,7 +181,11 @@ def call(name: str, arguments: dict[str, Any]) -> Any:
             f"there is no task {name!r} on the node that was to run it; all nodes need its module"
         )
     value = function(**arguments)
-    return asyncio.run(_awaited(value)) if inspect.isawaitable(value) else value
+    if not inspect.isawaitable(value):
+        return value
+    import asyncio  # half of the time that a worker takes to start, and most tasks need it not
+
+    return asyncio.run(_awaited(value))
 
 
 async def _awaited(value: Any) -> Any:
@@ -227,6 +230,15 @@ def as_text(text: str) -> str:
 def tell(error: BaseException) -> None:
     """The traceback, without the frames that are ours, where people look for it."""
     told = traceback.TracebackException.from_exception(error)
+    without_own_frames(told)
+    # Else its last line says it all.
+    if told.stack or told.__cause__ or (told.__context__ and not told.__suppress_context__):
+        with contextlib.suppress(Exception):
+            (sys.stderr or sys.__stderr__).write("".join(told.format()))  # type: ignore[union-attr]
+
+
+def without_own_frames(told: traceback.TracebackException) -> None:
+    """Of it, and of all that it goes back to."""
     seen: set[int] = set()
     waiting: list[traceback.TracebackException | None] = [told]
     while waiting:
@@ -238,8 +250,6 @@ def tell(error: BaseException) -> None:
             [frame for frame in each.stack if not frame.filename.startswith(OWN_FRAMES)]
         )
         waiting += [each.__cause__, each.__context__, *(each.exceptions or ())]
-    with contextlib.suppress(Exception):
-        (sys.stderr or sys.__stderr__).write("".join(told.format()))  # type: ignore[union-attr]
 
 
 def flush() -> None:
@@ -260,7 +270,7 @@ def main() -> None:
     die_with(int(parent))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
         score.write(OOM_SCORE)
-    faulthandler.enable()
+    faulthandler.enable(all_threads=False)
     sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     # Arguments are ours; a task module that reads them finds none.
     sys.argv[1:] = []
