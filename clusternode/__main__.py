@@ -18,6 +18,11 @@ from runtime.settings import ADDRESS, PORT, Argument, Setting, integer, parse, t
 PROGRAM = "clusternode"
 CPUS = len(os.sched_getaffinity(0))
 
+
+def are_modules(value: str) -> bool:
+    return all(part.isidentifier() for name in value.split(",") for part in name.strip().split("."))
+
+
 ARGUMENTS = [
     Argument("host", text("a host name or address"), "host of the ReverseProxy"),
     Argument("port", PORT, "port of the ReverseProxy"),
@@ -42,6 +47,19 @@ SETTINGS = [
         "name shown to people (default: the one kept in the data directory)",
         "--name",
     ),
+    Setting(
+        "TASKS",
+        text("module names with commas between, as mytasks,lib.more", are_modules),
+        None,
+        "Python modules with tasks, beside those that are installed (default: none)",
+    ),
+    Setting("MAX_TASKS_PER_WORKER", integer(1, 10**9), 100, "tasks after which a worker process is replaced"),
+    Setting(
+        "TASK_HANG_PERIOD",
+        integer(2000, 24 * 3600 * 1000, "milliseconds"),
+        60_000,
+        "ms without a sign of life after which the worker of a task is killed as hung",
+    ),
 ]
 
 
@@ -58,6 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         slots=values["SLOTS"] or CPUS,
         name=values["NODE_NAME"],
         drain_period=values["DRAIN_PERIOD"] / 1000,
+        tasks=values["TASKS"] or "",
+        max_tasks_per_worker=values["MAX_TASKS_PER_WORKER"],
+        task_hang_period=values["TASK_HANG_PERIOD"] / 1000,
     )
     directory = Path(values["DATA_DIR"] or f"evenly-data/node-{options.client_port}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -32,6 +33,7 @@ from clusternode.core.events import (
     Send,
     SendKept,
     Spawn,
+    SpawnTask,
     Stop,
     TakeBack,
     Tell,
@@ -41,6 +43,7 @@ from clusternode.core.node import Identity, NodeCore
 from clusternode.core.origin import AT_START
 from clusternode.executor.leftovers import empty_directory, kill_leftovers
 from clusternode.executor.pool import Pool
+from clusternode.executor.tasks import TaskPool
 from clusternode.link import Link
 from clusternode.store.sqlite import SqliteStore
 from protocol.limits import INFO_PERIOD
@@ -55,6 +58,8 @@ log = logging.getLogger("clusternode")
 KEPT_AT_ONCE = 8
 #: Tickets that jobs come after are looked up so many at a time.
 FOUND_AT_ONCE = 1000
+#: Seconds that a node which starts waits for its task modules before it says that it is ready.
+TASKS_PATIENCE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,12 @@ class Options:
     name: str | None
     #: Seconds that running jobs have to end once the node is asked to stop.
     drain_period: float
+    #: Modules with tasks, separated by commas.
+    tasks: str
+    #: A worker process is replaced after so many.
+    max_tasks_per_worker: int
+    #: Seconds without a sign of life after which a worker counts as hung.
+    task_hang_period: float
 
 
 class Node:
@@ -87,7 +98,14 @@ class Node:
         self.door = Door(submit, store, self._background.start)
         self.engine.attach(self.door)
         offset = clock.now() - time.monotonic()
-        self._pool = Pool(options.slots, work, core.identity.node_id, offset, submit, self._background.start)
+        common = (options.slots, work, core.identity.node_id, offset, submit, self._background.start)
+        self._pool = Pool(*common)
+        self._tasks = TaskPool(
+            *common,
+            modules=options.tasks,
+            most_tasks=options.max_tasks_per_worker,
+            hang_period=options.task_hang_period,
+        )
         self._link = Link(options.host, options.port, self._on_up, self._on_message, self._on_down)
 
     async def run(self) -> None:
@@ -97,14 +115,24 @@ class Node:
             asyncio.ensure_future(self._link.run()),
             asyncio.ensure_future(self._measure()),
         ]
+        self._background.start(self._tasks.start_ahead())
         try:
             done, _ = await asyncio.wait({*tasks, self._failure}, return_when=asyncio.FIRST_COMPLETED)
             for each in done:
                 each.result()
         finally:
             await end(*tasks)
-            await self._pool.close()
+            await asyncio.gather(self._pool.close(), self._tasks.close())
             await self._background.end()
+
+    def say_ready(self, text: str) -> None:
+        """In the log, once clients find the tasks, or after TASKS_PATIENCE without them."""
+        self._background.start(self._say_ready(text))
+
+    async def _say_ready(self, text: str) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._tasks.known.wait(), TASKS_PATIENCE)
+        log.info("%s", text)
 
     async def stop(self, drain_period: float) -> None:
         """Takes nothing more, lets what runs end for so long, and returns when all is durable."""
@@ -154,6 +182,8 @@ class Node:
                     self._link.send(message)
                 case Spawn():
                     self._pool.spawn(action)
+                case SpawnTask():
+                    self._tasks.run(action)
                 case LookUp(client):
                     session = self.door.get(client)
                     if session is not None:
@@ -165,7 +195,9 @@ class Node:
                 case TakeBack(ticket, attempt):
                     self._pool.take_back(ticket, attempt)
                 case Kill(ticket, attempt):
+                    # One of them has it.
                     self._pool.kill(ticket, attempt)
+                    self._tasks.kill(ticket, attempt)
                 case Disconnect(reason):
                     self._link.disconnect(reason)
                 case Drained():
@@ -238,11 +270,11 @@ async def serve(stop: asyncio.Event, options: Options, directory: Path) -> None:
         node = Node(core, options, store, clock, work)
         node.engine.submit(Found(AT_START, awaited, counts))
         listening = await listen(node.door.connect, options.bind, options.client_port, "--client-port")
-        log.info(
-            "node %s ready for clients on %s:%d, %d slots, %d tickets open, data in %s",
-            *(name, options.bind, options.client_port, options.slots, found, directory),
-        )
         running = asyncio.ensure_future(node.run())
+        node.say_ready(
+            f"node {name} ready for clients on {options.bind}:{options.client_port}, {options.slots} slots, "
+            f"{found} tickets open, data in {directory}"
+        )
         try:
             await until_stopped(stop, running)
             log.info("stopping: no new jobs, %g s for those that run", options.drain_period)

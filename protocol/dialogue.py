@@ -10,7 +10,7 @@ from typing import Any
 from protocol.fields import is_name
 from protocol.job import JobSpec, Sleep, is_ticket
 from protocol.limits import ARRAY_LIMIT, LINE_LIMIT, NAME_LIMIT, SLEEP_LIMIT_MS, TICKET_LENGTH, WAIT_LIMIT
-from protocol.options import OPTIONS, BadOption, command, split
+from protocol.options import OPTIONS, TASK_OPTIONS, BadOption, command, split, task
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,9 @@ HELP = f"""\
 run <command line>      submit a command for /bin/sh -c; options before it, then --:
 {_OPTIONS}
 {{"run": "...", ...}}     the same as one JSON object, options by their names: {{"run": "make", "time": 60}}
+task <name> <json>      submit a Python function that nodes know by name, its arguments as a JSON object;
+                        options before the name: {", ".join("--" + name for name in TASK_OPTIONS)}
+{{"task": "...", ...}}    the same as one JSON object: {{"task": "checksum", "payload": {{"path": "/x"}}}}
 result <ticket>         its result, once done; r<ticket> does the same; of an array
                         JSON lists the jobs, behind `result <ticket> N` from job N on
 wait <ticket> ...       the same, when it is done; of more tickets one after the other
@@ -191,22 +194,41 @@ def _run(rest: str) -> Request:
         return Invalid(str(error))
 
 
-def _object(text: str) -> Request:
-    """A submission as one JSON object: `{"run": "make test", "time": 60}` or `{"sleep": 250}`."""
+def _task(rest: str) -> Request:
     try:
-        given: dict[str, Any] = json.loads(text)
+        options, rest = split(rest, "task", TASK_OPTIONS)
+        name, _, payload = rest.partition(" ")
+        return Submit(task(name, payload.strip() or "{}", options))
+    except BadOption as error:
+        return Invalid(str(error))
+
+
+def _object(text: str) -> Request:
+    """A submission as one JSON object: `{"run": "make", "time": 60}`, `{"task": …}` or `{"sleep": 250}`."""
+    try:
+        return _job(json.loads(text))
+    except BadOption as error:
+        return Invalid(str(error))
     except (ValueError, RecursionError) as error:
         where = f" at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
         return Invalid(f"That line begins as JSON and is none{where}; {JSON_FORM}")
+
+
+def _job(given: dict[str, Any]) -> Request:
     match given:
         case {"run": str(line), **options}:
-            try:
-                return Submit(command(line.strip(), [(k.replace("_", "-"), v) for k, v in options.items()]))
-            except BadOption as error:
-                return Invalid(str(error))
+            return Submit(command(line.strip(), _as_options(options)))
+        case {"task": str(name), **options}:
+            # All in ASCII: half a surrogate pair, which JSON can say, is no text to the wire.
+            payload = json.dumps(options.pop("payload", {}))
+            return Submit(task(name, payload, _as_options(options)))
         case {"sleep": int(ms), **others} if not isinstance(ms, bool) and not others:
             return Submit(Sleep(ms)) if 0 <= ms <= SLEEP_LIMIT_MS else Invalid(BAD_NUMBER)
     return Invalid(f"That object is no job; {JSON_FORM}")
+
+
+def _as_options(given: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(name.replace("_", "-"), value) for name, value in given.items()]
 
 
 def _of_ticket(name: str, request: Callable[[str], Request]) -> Callable[[str], Request]:
@@ -262,7 +284,7 @@ _wait_for_one = _of_ticket("wait", Wait)
 
 _COMMANDS: dict[str, Callable[[str], Request]] = {
     "run": _run,
-    "task": lambda rest: Invalid(f"task {NOT_YET}"),
+    "task": _task,
     "tail": lambda rest: Invalid(f"tail {NOT_YET}"),
     "result": _result,
     "wait": _wait,

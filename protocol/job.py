@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from protocol.errors import ProtocolError
+from protocol.fields import is_name
 from protocol.limits import (
     AFTER_LIMIT,
     ARRAY_LEAST,
@@ -22,6 +23,7 @@ from protocol.limits import (
     SLEEP_LIMIT_MS,
     TICKET_LENGTH,
     TIME_LIMIT,
+    VALUE_LIMIT,
 )
 
 TICKET_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -114,7 +116,27 @@ class Command:
         return bytes(msgpack.packb(row))
 
 
-JobSpec = Sleep | Command
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A Python function that nodes know by `name`; `payload`: its arguments, the text of a JSON object.
+
+    The rest is as for a command; of the extras only those that do not change how it is run.
+    """
+
+    name: str
+    payload: str = "{}"
+    time_limit: float | None = None
+    retries: int = 0
+    at_most_once: bool = False
+    extras: Extras = NO_EXTRAS
+
+    def pack(self) -> bytes:
+        how = (self.time_limit, self.retries, self.at_most_once)
+        more = () if self.extras is NO_EXTRAS else (self.extras.given(),)
+        return bytes(msgpack.packb(("task", self.name, self.payload, *how, *more)))
+
+
+JobSpec = Sleep | Command | Task
 
 
 def unpack_spec(body: bytes) -> JobSpec:
@@ -126,17 +148,26 @@ def unpack_spec(body: bytes) -> JobSpec:
     match _unpack(body, "a job"):
         case ["sleep", int(ms)] if not isinstance(ms, bool) and 0 <= ms <= SLEEP_LIMIT_MS:
             return Sleep(ms)
-        case ["run", str(line), limit, int(retries), bool(once), *more] if (
-            line
-            and "\0" not in line
-            and (limit is None or (type(limit) in (int, float) and 0 < limit <= TIME_LIMIT))
+        case ["run", str(line), *how] if line and "\0" not in line:
+            return Command(line, *_how(how))
+        case ["task", str(name), str(payload), *how] if is_name(name):
+            limit, retries, once, extras = _how(how)
+            if extras.for_running is None:
+                return Task(name, payload, limit, retries, once, extras)
+    raise ProtocolError("a job that is neither a sleep, nor a command, nor a task")
+
+
+def _how(fields: list[Any]) -> tuple[float | None, int, bool, Extras]:
+    """Of a command or a task: time limit, retries, at most once, and extras where it has any."""
+    match fields:
+        case [limit, int(retries), bool(once), *more] if (
+            (limit is None or (type(limit) in (int, float) and 0 < limit <= TIME_LIMIT))
             and type(retries) is int
             and 0 <= retries <= RETRIES_LIMIT
             and len(more) < 2
         ):
-            return Command(line, limit, retries, once, _extras(more[0]) if more else NO_EXTRAS)
-        case _:
-            raise ProtocolError("a job that is neither a sleep nor a command")
+            return limit, retries, once, _extras(more[0]) if more else NO_EXTRAS
+    raise ProtocolError("a job whose options are not those of this version")
 
 
 def _extras(given: Any) -> Extras:
@@ -170,7 +201,8 @@ class Report:
     Times are seconds since the epoch; `started_at` is None for a job that never started. `stdout` and
     `stderr` are the first OUTPUT_LIMIT bytes, the totals what was written in all. `exit_code` is
     128 + N for a job ended by signal N, as shells have it, and None where there was no process.
-    `reason` says in words what the outcome alone does not.
+    `reason` says in words what the outcome alone does not. `value`: what a task returned, as JSON text, else
+    empty.
     """
 
     node: str = ""
@@ -182,9 +214,10 @@ class Report:
     stdout_total: int = 0
     stderr_total: int = 0
     reason: str = ""
+    value: str = ""
 
     def pack(self) -> bytes:
-        fields = (
+        fields: tuple[Any, ...] = (
             self.node,
             self.started_at,
             self.finished_at,
@@ -195,7 +228,8 @@ class Report:
             self.stderr_total,
             self.reason,
         )
-        return bytes(msgpack.packb(fields))
+        # Only where there is one: all other reports are what earlier versions read and wrote.
+        return bytes(msgpack.packb((*fields, self.value) if self.value else fields))
 
     @property
     def truncated(self) -> bool:
@@ -219,6 +253,7 @@ def unpack_report(body: bytes) -> Report:
             stdout_total,
             stderr_total,
             str(reason),
+            *value,
         ] if (
             (started_at is None or _is_time(started_at))
             and _is_time(finished_at)
@@ -226,10 +261,10 @@ def unpack_report(body: bytes) -> Report:
             and len(stdout) <= OUTPUT_LIMIT
             and len(stderr) <= OUTPUT_LIMIT
             and all(type(total) is int and total >= 0 for total in (stdout_total, stderr_total))
+            and (not value or (len(value) == 1 and type(value[0]) is str and len(value[0]) <= VALUE_LIMIT))
         ):
-            return Report(
-                node, started_at, finished_at, exit_code, stdout, stderr, stdout_total, stderr_total, reason
-            )
+            times_and_code = (started_at, finished_at, exit_code)
+            return Report(node, *times_and_code, stdout, stderr, stdout_total, stderr_total, reason, *value)
         case _:
             raise ProtocolError("a report with fields missing or of the wrong type")
 

@@ -8,7 +8,7 @@ MIB = 1024 * KIB
 
 # --- the wire between node and load balancer ---------------------------------------------------
 
-#: A RESULT frame holds at least one result, which is at most two full outputs; the rest is headroom.
+#: A RESULT frame holds at least one result, at most two full outputs and a value; the rest is headroom.
 FRAME_LIMIT = 8 * MIB
 #: Before HELLO the peer is a stranger; it gets no more of our memory than this.
 STRANGER_FRAME_LIMIT = 256 * KIB
@@ -67,6 +67,10 @@ ARRAY_LIMIT = 100_000
 ARRAY_BYTES = 32 * MIB
 #: Jobs of an array in one reply; the next ones are asked for by their number.
 ARRAY_PAGE = 1000
+#: What a task returned, as JSON text, at most: what is more belongs into a file.
+VALUE_LIMIT = 256 * KIB
+#: Objects and arrays within one another, in a payload or a value: no reader of JSON gives up at so few.
+JSON_DEPTH_LIMIT = 64
 #: Between SIGTERM and SIGKILL of a job that is to end.
 KILL_GRACE = 2.0
 #: An attempt number at most: far more than any crash limit allows, small enough for any integer type.

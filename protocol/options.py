@@ -1,15 +1,15 @@
-"""The options of a command: one table for the line dialogue (`--time 60`) and for JSON (`{"time": 60}`)."""
+"""The options of commands and tasks: one table for lines (`--time 60`) and for JSON (`{"time": 60}`)."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from protocol.fields import is_name
-from protocol.job import NO_EXTRAS, Command, Extras, is_ticket
+from protocol.job import NO_EXTRAS, Command, Extras, Task, is_ticket
 from protocol.limits import (
     AFTER_LIMIT,
     ARRAY_BYTES,
@@ -21,7 +21,9 @@ from protocol.limits import (
     TICKET_LENGTH,
     TIME_LIMIT,
 )
+from protocol.tasks import BadPayload, read_object
 
+TASK_FORM = 'as in: task --time 60 checksum {"path": "/etc/hostname"}'
 #: Variables that the executor sets itself.
 RESERVED = "EVENLY_"
 
@@ -191,10 +193,14 @@ OPTIONS = {
     )
 }
 
-NAMES = ", ".join(option.form for option in OPTIONS.values())
+#: What a task has no use for: it runs in a process that was there before it.
+COMMANDS_ONLY = ("env", "cwd", "stdin", "array")
+TASK_OPTIONS = {name: option for name, option in OPTIONS.items() if name not in COMMANDS_ONLY}
 
 
-def split(rest: str) -> tuple[list[tuple[str, str | None]], str]:
+def split(
+    rest: str, verb: str = "run", options: Mapping[str, Option] = OPTIONS
+) -> tuple[list[tuple[str, str | None]], str]:
     """(options as name and value, the rest) of a line's arguments; `--` ends the options.
 
     A value with spaces stands in single or double quotes, which have no other meaning.
@@ -208,9 +214,10 @@ def split(rest: str) -> tuple[list[tuple[str, str | None]], str]:
         if word == "--":
             return found, behind.lstrip()
         name, equals, _ = word[2:].partition("=")
-        option = OPTIONS.get(name)
+        option = options.get(name)
         if option is None:
-            raise BadOption(f"run has no option {'--' + name[:38]!r}: it has {NAMES}; -- ends options.")
+            forms = ", ".join(option.form for option in options.values())
+            raise BadOption(f"{verb} has no option {'--' + name[:38]!r}: it has {forms}; -- ends options.")
         if option.is_flag:
             if equals:
                 raise BadOption(f"--{name} takes no value.")
@@ -240,11 +247,44 @@ def command(line: str, options: Iterable[tuple[str, Any]]) -> Command:
     Raises:
         BadOption: with what is wrong and what would be right.
     """
+    limit, retries, once, extras = _how(options, OPTIONS)
+    if not line:
+        raise BadOption("run needs a command line, as in: run --time 60 -- make test")
+    if not is_text(line):
+        what = "a NUL byte" if "\0" in line else "half of a surrogate pair"
+        raise BadOption(f"A command line cannot hold {what}.")
+    command = Command(line, limit, retries, once, extras)
+    if extras.array and extras.array * len(command.pack()) > ARRAY_BYTES:
+        raise BadOption(f"--array {extras.array} of so long a command is over {ARRAY_BYTES} bytes.")
+    return command
+
+
+def task(name: str, payload: str, options: Iterable[tuple[str, Any]]) -> Task:
+    """The task of this name with a payload and these options, as for `command`.
+
+    Raises:
+        BadOption: with what is wrong and what would be right.
+    """
+    limit, retries, once, extras = _how(options, TASK_OPTIONS)
+    if not name:
+        raise BadOption(f"task needs a name and its payload, {TASK_FORM}")
+    if not is_name(name):
+        raise BadOption(f"A task's name is 1 to {NAME_LIMIT} printable characters: {name[:40]!r} is none.")
+    try:
+        read_object(payload)
+    except BadPayload as fault:
+        raise BadOption(f"The payload of task {name} {fault}; it is one JSON object, {TASK_FORM}") from None
+    return Task(name, payload, limit, retries, once, extras)
+
+
+def _how(
+    options: Iterable[tuple[str, Any]], allowed: Mapping[str, Option]
+) -> tuple[float | None, int, bool, Extras]:
     values: dict[str, Any] = {}
     for name, given in options:
-        option = OPTIONS.get(name)
+        option = allowed.get(name)
         if option is None:
-            raise BadOption(f"there is no option {name[:40]!r}: there are {', '.join(OPTIONS)}.")
+            raise BadOption(f"there is no option {name[:40]!r}: there are {', '.join(allowed)}.")
         try:
             value: Any = True if given is None and option.is_flag else option.read(given)
         except ValueError:
@@ -257,12 +297,4 @@ def command(line: str, options: Iterable[tuple[str, Any]]) -> Command:
         raise BadOption("--at-most-once and --retries exclude each other: it would be started again.")
     if len(values.get("after", ())) > AFTER_LIMIT:
         raise BadOption(f"--after takes {AFTER_LIMIT} tickets at most.")
-    if not line:
-        raise BadOption("run needs a command line, as in: run --time 60 -- make test")
-    if not is_text(line):
-        what = "a NUL byte" if "\0" in line else "half of a surrogate pair"
-        raise BadOption(f"A command line cannot hold {what}.")
-    command = Command(line, limit, retries, once, Extras(**values) if values else NO_EXTRAS)
-    if command.extras.array and command.extras.array * len(command.pack()) > ARRAY_BYTES:
-        raise BadOption(f"--array {command.extras.array} of so long a command is over {ARRAY_BYTES} bytes.")
-    return command
+    return limit, retries, once, Extras(**values) if values else NO_EXTRAS

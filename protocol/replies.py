@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from protocol.dialogue import HELP
-from protocol.job import Command, JobSpec, JobState, Outcome, Report, Sleep
+from protocol.job import JobSpec, JobState, Outcome, Report, Sleep, Task
 
 NOT_EXECUTED = "Result has not been executed yet, come back later."
 NOT_FOUND = "This job could not be found on this node."
@@ -74,6 +74,8 @@ class StatusOf:
     job: JobView
     #: Said where the cluster could not be asked.
     note: str = ""
+    #: How far a task says it is, where this node runs it: a part of 1, and words.
+    progress: tuple[float, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +223,13 @@ def _ending(job: JobView) -> str:
 
 
 def _output(report: Report) -> bytes:
-    """stdout, then stderr under a line that says so; a line that says what was cut off."""
+    """stdout with what a task returned as its last line, then stderr under a line that says so; a line that
+    says what was cut off."""
     out = _with_note(report.stdout, report.stdout_total, "stdout")
+    value = _value(report)
+    if value is not None:
+        shown = value if isinstance(value, str) else report.value
+        out += (b"" if out.endswith(b"\n") or not out else b"\n") + _line(shown)
     err = _with_note(report.stderr, report.stderr_total, "stderr")
     if not err:
         return out
@@ -230,6 +237,14 @@ def _output(report: Report) -> bytes:
         return err
     separator = b"" if out.endswith(b"\n") else b"\n"
     return out + separator + b"--- stderr ---\n" + err
+
+
+def _value(report: Report) -> Any:
+    """What a task returned; None where there is nothing."""
+    try:
+        return json.loads(report.value) if report.value else None
+    except (ValueError, RecursionError):
+        return report.value  # another program's: as it is
 
 
 def _with_note(kept: bytes, total: int, name: str) -> bytes:
@@ -264,6 +279,9 @@ def _status_text(reply: StatusOf) -> bytes:
         text += f", waits for {_some(job.waits_for)}"
     elif job.array is not None:
         text += f": {counted(job.array.counts, job.array.open)}"
+    if reply.progress is not None:
+        part, words = reply.progress
+        text += f", {part:.0%} done" + (f": {' '.join(words.split())}" if words else "")
     return _line(f"{text} ({reply.note})" if reply.note else text)
 
 
@@ -341,15 +359,24 @@ def _json(value: dict[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
 
 
-def _command_fields(spec: Command) -> dict[str, Any]:
+def _spec_fields(spec: JobSpec) -> dict[str, Any]:
+    if isinstance(spec, Sleep):
+        return {"sleep": spec.ms}
     return {
-        "run": spec.line,
+        **({"task": spec.name, "payload": _payload(spec)} if isinstance(spec, Task) else {"run": spec.line}),
         "time": spec.time_limit,
         "retries": spec.retries,
         "at_most_once": spec.at_most_once,
         **spec.extras.given(),
         **({"env": dict(spec.extras.env)} if spec.extras.env else {}),
     }
+
+
+def _payload(spec: Task) -> Any:
+    try:
+        return json.loads(spec.payload)
+    except (ValueError, RecursionError):
+        return spec.payload
 
 
 def job_fields(job: JobView) -> dict[str, Any]:
@@ -374,7 +401,8 @@ def job_fields(job: JobView) -> dict[str, Any]:
         "reason": (report.reason or None) if report else None,
         "stdout_bytes": report.stdout_total if report else None,
         "stderr_bytes": report.stderr_total if report else None,
-        "job": _command_fields(job.spec) if isinstance(job.spec, Command) else {"sleep": job.spec.ms},
+        "value": _value(report) if report else None,
+        "job": _spec_fields(job.spec),
     }
 
 
@@ -406,6 +434,8 @@ def _status_fields(job: JobView) -> dict[str, Any]:
 
 def _status_json(reply: StatusOf) -> bytes:
     value = _status_fields(reply.job)
+    if reply.progress is not None:
+        value["progress"] = dict(zip(("part", "text"), reply.progress, strict=True))
     return _json(value | {"note": reply.note} if reply.note else value)
 
 

@@ -15,6 +15,7 @@ from protocol.dialogue import Stats as StatsRequest
 from protocol.job import Ended, Extras
 from protocol.messages import Message
 from protocol.replies import JobEnded, Reply
+from protocol.tasks import Signature
 
 # --- events --------------------------------------------------------------------------------------
 
@@ -61,7 +62,7 @@ class FromBalancer:
 
 
 class CommandEnded(NamedTuple):
-    """A command that was spawned is over; its whole process group is gone."""
+    """A command or a task that was spawned is over; nothing of it runs any more."""
 
     ticket: str
     attempt: int
@@ -75,6 +76,17 @@ class CommandEnded(NamedTuple):
     stdout_total: int = 0
     stderr_total: int = 0
     reason: str = ""
+    #: What a task returned, as JSON text.
+    value: str = ""
+
+
+class Progressed(NamedTuple):
+    """How far a task says it is: a part of 1, and words."""
+
+    ticket: str
+    attempt: int
+    part: float
+    text: str
 
 
 class TakenBack(NamedTuple):
@@ -88,7 +100,14 @@ class TakenBack(NamedTuple):
 class FromHelpers:
     """What helpers say, in order: the end of a command means that the one behind it, if any, has started."""
 
-    news: Sequence[CommandEnded | TakenBack]
+    news: Sequence[CommandEnded | TakenBack | Progressed]
+
+
+@dataclass(frozen=True, slots=True)
+class TasksKnown:
+    """The tasks that workers have here."""
+
+    tasks: Mapping[str, Signature]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +153,7 @@ Event = (
     | FromBalancer
     | FromHelpers
     | Found
+    | TasksKnown
     | Measured
     | Tick
     | Drain
@@ -249,6 +269,18 @@ class Spawn:
 
 
 @dataclass(frozen=True, slots=True)
+class SpawnTask:
+    """A worker process is to run it; CommandEnded follows."""
+
+    ticket: str
+    attempt: int
+    name: str
+    payload: str
+    time_limit: float | None
+    at_most_once: bool
+
+
+@dataclass(frozen=True, slots=True)
 class TakeBack:
     """A command that is behind another: TakenBack follows, unless it starts first."""
 
@@ -258,7 +290,7 @@ class TakeBack:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """End the command of this attempt with its process group; CommandEnded follows."""
+    """End the command or task of this attempt with its process group; CommandEnded follows."""
 
     ticket: str
     attempt: int
@@ -276,7 +308,19 @@ class Log:
 
 
 Action = (
-    Answer | Tell | LookUp | Find | Send | SendKept | Disconnect | Spawn | TakeBack | Kill | Drained | Log
+    Answer
+    | Tell
+    | LookUp
+    | Find
+    | Send
+    | SendKept
+    | Disconnect
+    | Spawn
+    | SpawnTask
+    | TakeBack
+    | Kill
+    | Drained
+    | Log
 )
 
 

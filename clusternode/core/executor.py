@@ -19,17 +19,19 @@ from clusternode.core.events import (
     Kept,
     Kill,
     Outcome,
+    Progressed,
     Released,
     Send,
     SendKept,
     Spawn,
+    SpawnTask,
     TakeBack,
     TakenBack,
 )
 from clusternode.core.lanes import Ahead, Fate, Lane, Lanes
 from protocol.delivery import Delivery
 from protocol.errors import ProtocolError
-from protocol.job import Command, Ended, JobSpec, Report, Sleep, unpack_spec
+from protocol.job import Command, Ended, JobSpec, Report, Sleep, Task, unpack_spec
 from protocol.job import Outcome as JobOutcome
 from protocol.limits import KIB
 from protocol.messages import (
@@ -59,12 +61,13 @@ KEEP_AFTER = 0.5
 
 @dataclass(slots=True)
 class Running:
-    """`cancelled`: its end, however it comes, is to be taken as that."""
+    """`cancelled`: its end, however it comes, is to be taken as that. `progress`: what a task said last."""
 
     attempt: int
     spec: JobSpec
     started_at: float
     cancelled: bool = False
+    progress: tuple[float, str] | None = None
 
 
 class Executor:
@@ -128,6 +131,11 @@ class Executor:
             self._enqueue(item)
         if self.draining:
             self.give_back(out)
+
+    def progress_of(self, ticket: str) -> tuple[float, str] | None:
+        """What the task that runs here for this ticket has said."""
+        job = self.running.get(ticket)
+        return None if job is None else job.progress
 
     def recall(self, jobs: Iterable[Held], out: Outcome) -> None:
         """One RETURNED at once; another for each that is ahead, if its helper has not started it."""
@@ -195,14 +203,20 @@ class Executor:
         for news in event.news:
             if isinstance(news, TakenBack):
                 self._taken_back(Held(*news), now, connected, out)
+            elif isinstance(news, Progressed):
+                job = self.running.get(news.ticket)
+                if job is not None and job.attempt == news.attempt:
+                    job.progress = news.part, news.text
             else:
                 self._command_ended(news, now, out)
 
     def _command_ended(self, event: CommandEnded, now: float, out: Outcome) -> None:
         key = Held(event.ticket, event.attempt)
+        # A task has no lane: what it takes says nothing about commands.
+        is_command = self._lanes.of(key) is not None
         next_one = self._lanes.end(key, now)
         self._parting.discard(key)
-        if event.exit_code is not None:
+        if is_command and event.exit_code is not None:
             self._lanes.took(event.finished_at - event.started_at)
         if next_one is not None:
             self._ahead_started(next_one, now, out)
@@ -230,6 +244,7 @@ class Executor:
             event.stdout_total,
             event.stderr_total,
             event.reason,
+            event.value,
         )
         self._finish(event.ticket, event.attempt, outcome, report, now)
 
@@ -354,6 +369,10 @@ class Executor:
                 extras = spec.extras.for_running
                 out.prompt.append(Spawn(ticket, attempt, line, limit, extras=extras))
                 self._to_report[ticket, attempt] = now + STARTED_AFTER
+            case Task(name, payload, limit):
+                self.running[ticket] = Running(attempt, spec, now)
+                out.prompt.append(SpawnTask(ticket, attempt, name, payload, limit, spec.at_most_once))
+                self._to_report[ticket, attempt] = now + STARTED_AFTER
 
     # --- commands ahead --------------------------------------------------------------------------
 
@@ -448,7 +467,7 @@ class Executor:
         if (ahead := self.ahead.pop(ticket, None)) is not None:
             self._take_back(ahead, Fate.DROPPED, out)
         job = self.running.pop(ticket, None)
-        if job is not None and isinstance(job.spec, Command):
+        if job is not None and not isinstance(job.spec, Sleep):
             self._part(Held(ticket, job.attempt), out)
         if ticket in self.outbox:
             self._release(ticket, out)

@@ -23,6 +23,7 @@ from clusternode.core.events import (
     Outcome,
     Send,
     Stop,
+    TasksKnown,
     Tick,
 )
 from clusternode.core.executor import Executor
@@ -77,6 +78,7 @@ class NodeCore:
         self.identity = identity
         self.origin = Origin(open_jobs, next_seq)
         self.executor = Executor(identity.name, identity.slots, kept)
+        self.origin.progress_of = self.executor.progress_of
         #: True between WELCOME and the end of the link.
         self.connected = False
         self._linked = False
@@ -111,6 +113,8 @@ class NodeCore:
                 self._on_link_up(out)
             case LinkDown():
                 self._on_link_down(out)
+            case TasksKnown(tasks):
+                self.origin.tasks = tasks
             case Measured():
                 self._measured = event
             case Drain():

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from clusternode.core.arrays import Array
-from protocol.job import Command, JobSpec
+from protocol.job import Command, JobSpec, Sleep
 from protocol.messages import JobItem
 
-#: What a job that is no command asks for.
+#: What a sleep asks for.
 _PLAIN = Command("")
 
 
@@ -45,7 +45,7 @@ class OpenJob:
         self.body = body
         self.cancelled = cancelled
         self.acked = False
-        command = spec if isinstance(spec, Command) else _PLAIN
+        command = _PLAIN if isinstance(spec, Sleep) else spec
         self.retries = command.retries
         self.at_most_once = command.at_most_once
         self.priority = command.extras.priority

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ from clusternode.core.subscriptions import Subscriptions
 from protocol.arrays import jobs_of, size_of
 from protocol.dialogue import CancelJob, GetResult, Nodes, Stats, Status, Submit, Subscribe, Unsubscribe, Wait
 from protocol.errors import ProtocolError
-from protocol.job import Command, Ended, JobSpec, JobState, unpack_spec
+from protocol.job import Command, Ended, JobSpec, JobState, Task, unpack_spec
 from protocol.job import Outcome as JobOutcome
 from protocol.limits import REQUEST_ITEMS, SUBSCRIPTIONS_LIMIT
 from protocol.messages import (
@@ -59,10 +59,12 @@ from protocol.replies import (
     TicketIssued,
     Unsubscribed,
 )
+from protocol.tasks import Signature, fault_of
 
 AWAY = "the ReverseProxy is away"
 #: The number of the `Found` that comes first.
 AT_START = 0
+LOADING = "The tasks of this node are still being loaded; please come back in a moment."
 
 
 class Seeking(NamedTuple):
@@ -93,6 +95,10 @@ class Origin:
         #: This node's row of `nodes`, and its counters; kept up to date by the core before each question.
         self.own_fields: dict[str, Any] = {}
         self.stats: dict[str, Any] = {}
+        #: Those that a client may submit; None as long as they are not known.
+        self.tasks: Mapping[str, Signature] | None = None
+        #: What a task that runs on this node says of itself.
+        self.progress_of: Callable[[str], tuple[float, str] | None] = lambda ticket: None
         self.submitted = 0
         #: Results that came again, and were dropped.
         self.stale = 0
@@ -156,6 +162,10 @@ class Origin:
         """One request of a client."""
         asked = line.asked
         if isinstance(asked, Submit):
+            fault = self._fault(asked.spec)
+            if fault is not None:
+                out.actions.append(Answer(client, line.seq, Failure(fault)))
+                return
             self._submit(client, line, asked.spec, {}, now, out)
         elif isinstance(asked, Nodes | Stats):
             self._ask(client, line, connected, out)
@@ -243,6 +253,12 @@ class Origin:
         if self._subscriptions.add(client, asked.tag):
             return Subscribed(asked.tag)
         return Failure(f"A client has {SUBSCRIPTIONS_LIMIT} subscriptions at most; unsubscribe ends them.")
+
+    def _fault(self, spec: JobSpec) -> str | None:
+        """Why this job gets no ticket."""
+        if not isinstance(spec, Task):
+            return None
+        return LOADING if self.tasks is None else fault_of(self.tasks, spec.name, spec.payload)
 
     def client_gone(self, client: int) -> None:
         self._subscriptions.leave(client)
@@ -359,7 +375,9 @@ class Origin:
             # Its result is on its way to us: until it is recorded here, it is not done here.
             shown = JobState.RUNNING if state == "done" else JobState(state)
             view = JobView(view.ticket, view.spec, view.submitted_at, shown, attempt, node, started_at)
-        return StatusOf(view) if isinstance(asked, Status) else ResultOf(view)
+        if isinstance(asked, Status):
+            return StatusOf(view, progress=self.progress_of(asked.ticket))
+        return ResultOf(view)
 
     # --- the load balancer -----------------------------------------------------------------------
 

@@ -11,11 +11,11 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from clusternode.core.events import CommandEnded, FromHelpers, Spawn, TakenBack
+from clusternode.core.events import CommandEnded, FromHelpers, Progressed, Spawn, SpawnTask, TakenBack
 from clusternode.executor.leftovers import NODE_VARIABLE, kill_leftovers
 from runtime.lifecycle import SOFT_FILE_LIMIT
 
@@ -49,9 +49,8 @@ class Helper(asyncio.Protocol):
         """Raises OSError if there is no process to be had."""
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-I", "-S", str(HELPER), str(theirs.fileno()), str(soft_limit)]
             self._process = subprocess.Popen(  # noqa: ASYNC220, a few ms, once a slot
-                command,
+                [*self._pool.PROGRAM, str(theirs.fileno()), str(soft_limit)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
@@ -134,6 +133,9 @@ class Helper(asyncio.Protocol):
 class Pool:
     """Runs commands in helpers; each ends in one CommandEnded, or is TakenBack, whatever happens."""
 
+    #: What a helper is: the number of its socket and a limit of open files follow.
+    PROGRAM: Sequence[str] = (sys.executable, "-I", "-S", str(HELPER))
+
     def __init__(
         self,
         slots: int,
@@ -155,10 +157,10 @@ class Pool:
         self._helpers: set[Helper] = set()
         self._idle: list[Helper] = []
         #: Commands that wait for a helper, each with those behind it.
-        self._backlog: deque[deque[Spawn]] = deque()
+        self._backlog: deque[deque[Spawn | SpawnTask]] = deque()
         self._by_key: dict[Key, Helper] = {}
         #: What the core has not been told yet.
-        self._news: list[CommandEnded | TakenBack] = []
+        self._news: list[CommandEnded | TakenBack | Progressed] = []
         self._closing = False
 
     def spawn(self, job: Spawn) -> None:
@@ -257,8 +259,11 @@ class Pool:
         if self._closing:
             helper.close()  # `close` came too early for it
             return
-        helper.send("set-up", self._environment, str(self._directory))
+        helper.send("set-up", *self._set_up())
         self._next(helper)
+
+    def _set_up(self) -> tuple[Any, ...]:
+        return self._environment, str(self._directory)
 
     def _give_up(self, reason: str) -> None:
         for line in self._backlog:
@@ -267,7 +272,7 @@ class Pool:
         self._backlog.clear()
         self._report_now()
 
-    def _serve(self, line: deque[Spawn]) -> None:
+    def _serve(self, line: deque[Spawn | SpawnTask]) -> None:
         """Gives these to a helper as soon as one is free."""
         self._backlog.append(line)
         if self._idle:
@@ -284,14 +289,18 @@ class Pool:
         for job in self._backlog.popleft():
             self._give(helper, job)
 
-    def _give(self, helper: Helper, job: Spawn) -> None:
+    def _give(self, helper: Helper, job: Spawn | SpawnTask) -> None:
         key = Key(job.ticket, job.attempt)
         helper.jobs.append(key)
         self._by_key[key] = helper
-        wishes = job.extras and (dict(job.extras.env), job.extras.cwd, job.extras.stdin.encode())
-        helper.send("run", tuple(key), job.line, job.time_limit, wishes)
+        helper.send("run", tuple(key), *self._how(job))
 
-    def _line_of(self, key: Key) -> deque[Spawn] | None:
+    def _how(self, job: Any) -> tuple[Any, ...]:
+        """What a helper is told of a job, beside its key."""
+        wishes = job.extras and (dict(job.extras.env), job.extras.cwd, job.extras.stdin.encode())
+        return job.line, job.time_limit, wishes
+
+    def _line_of(self, key: Key) -> deque[Spawn | SpawnTask] | None:
         for line in self._backlog:
             if any((job.ticket, job.attempt) == key for job in line):
                 return line
@@ -311,7 +320,7 @@ class Pool:
         now = self._offset + time.monotonic()
         return CommandEnded(*key, now, now, None, reason=reason)
 
-    def _report(self, news: CommandEnded | TakenBack) -> None:
+    def _report(self, news: CommandEnded | TakenBack | Progressed) -> None:
         """Soon: the core is in the middle of a step."""
         if not self._news:
             asyncio.get_running_loop().call_soon(self._report_now)

@@ -49,6 +49,9 @@ SETTINGS = {
         "CLIENT_PORT": "9000",
         "DRAIN_PERIOD": "5000",
         "SLOTS": "",
+        "TASKS": "",
+        "MAX_TASKS_PER_WORKER": "100",
+        "TASK_HANG_PERIOD": "60000",
         "NODE_NAME": "",
     },
 }

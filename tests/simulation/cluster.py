@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import json
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -33,13 +34,16 @@ from loadbalancer.core.settings import Settings
 from machinery import COMMIT_DELAY, WIRE_DELAYS, BalancerDisk, NodeDisk, Process, Wire
 from protocol.arrays import size_of
 from protocol.dialogue import ALL, CancelJob, GetResult, Submit, Subscribe, Wait
-from protocol.job import Command, Ended, JobSpec, Sleep
+from protocol.job import Command, Ended, JobSpec, Sleep, Task
 from protocol.messages import Hello, Job, Message, RequestOfRes, Result
 from protocol.replies import CancelOf, ResultOf, TicketIssued, UnknownTicket
+from protocol.tasks import Parameter, Signature
 
 DAY = 24 * 3600.0
 #: A command that takes three days.
 LONG = f"{3 * DAY:.0f}"
+#: What nodes have for tasks: one that does as a command of this line.
+TASKS = {"as": Signature((Parameter("line", ("str",)),))}
 #: Steps, or seconds, from one look at all the books to the next: it takes as long as many steps.
 CHECK_EVERY = 20
 CHECK_WITHIN = 0.5
@@ -104,6 +108,7 @@ class SimNode:
         if awaited or arrays:
             counts = {ticket: disk.count(*place) for ticket, place in arrays.items()}
             process.submit(node_events.Found(AT_START, self._outcomes(awaited), counts))
+        process.submit(node_events.TasksKnown(TASKS))
         self._connect_later(process, 0.0)
         self._subscribe()
 
@@ -265,7 +270,7 @@ class SimNode:
                     self._send(Result(results))
                 if tickets:
                     self._send(RequestOfRes(list(tickets)))
-            case node_events.Spawn() | node_events.TakeBack() | node_events.Kill():
+            case node_events.Spawn() | node_events.SpawnTask() | node_events.TakeBack() | node_events.Kill():
                 assert self.pool is not None
                 self.pool.perform(action)
             case node_events.Disconnect():
@@ -476,7 +481,7 @@ class World:
         ticket, *jobs = (self._new_ticket() for _ in range(1 + size_of(spec)))
         for each in (ticket, *jobs):
             self.submitted[each] = node
-            if isinstance(spec, Command) and spec.at_most_once:
+            if not isinstance(spec, Sleep) and spec.at_most_once:
                 self.at_most_once.add(each)
             if is_endless(spec):
                 self.endless.add(each)
@@ -534,4 +539,10 @@ class World:
 def is_endless(spec: JobSpec) -> bool:
     if isinstance(spec, Sleep):
         return spec.ms > DAY * 1000
-    return spec.line == LONG
+    return spec.line == LONG if isinstance(spec, Command) else spec == as_task(Command(LONG))
+
+
+def as_task(command: Command) -> Task:
+    """A task that does the same."""
+    how = (command.time_limit, command.retries, command.at_most_once)
+    return Task("as", json.dumps({"line": command.line}), *how)

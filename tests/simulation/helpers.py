@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from clusternode.core.events import CommandEnded, FromHelpers, Kill, Spawn, TakeBack, TakenBack
+from clusternode.core.events import (
+    CommandEnded,
+    FromHelpers,
+    Kill,
+    Spawn,
+    SpawnTask,
+    TakeBack,
+    TakenBack,
+)
 from machinery import Process
 from protocol.messages import Held
 
@@ -149,19 +158,25 @@ class SimHelper:
 
 
 class SimPool:
-    """The helpers of one process of a node; one more where all are busy with what is to end."""
+    """The helpers of one process of a node, and its supervisors of tasks, which do as helpers do; one more
+    where all are busy with what is to end."""
 
     def __init__(self, node: SimNode, process: Process) -> None:
         self._node = node
         self._process = process
         self._helpers: list[SimHelper] = []
+        self._supervisors: list[SimHelper] = []
 
-    def perform(self, action: Spawn | TakeBack | Kill) -> None:
+    def perform(self, action: Spawn | SpawnTask | TakeBack | Kill) -> None:
         key = Held(action.ticket, action.attempt)
         if isinstance(action, Spawn):
             self._spawn(key, action)
             return
-        for helper in self._helpers:
+        if isinstance(action, SpawnTask):
+            self._node.world.seen["tasks"] += 1
+            self._free(self._supervisors).give(key, json.loads(action.payload)["line"])
+            return
+        for helper in (*self._helpers, *self._supervisors):
             if key in helper.known:
                 helper.take(key) if isinstance(action, TakeBack) else helper.kill(key)
 
@@ -169,18 +184,22 @@ class SimPool:
         if action.behind is not None:
             (helper,) = (each for each in self._helpers if each.known[:1] == [action.behind])
         else:
-            idle = [each for each in self._helpers if not each.known and not each.gone]
-            helper = idle[0] if idle else SimHelper(self._node, self._process)
-            if not idle:
-                self._helpers = [each for each in self._helpers if not each.gone]
-                self._helpers.append(helper)
+            helper = self._free(self._helpers)
         helper.give(key, action.line)
 
+    def _free(self, helpers: list[SimHelper]) -> SimHelper:
+        for each in helpers:
+            if not each.known and not each.gone:
+                return each
+        helpers[:] = [each for each in helpers if not each.gone]
+        helpers.append(SimHelper(self._node, self._process))
+        return helpers[-1]
+
     def kill_one(self) -> None:
-        living = [each for each in self._helpers if not each.dead]
+        living = [each for each in (*self._helpers, *self._supervisors) if not each.dead]
         if living:
             self._node.world.random.choice(living).die()
 
     def leave(self) -> None:
-        for helper in self._helpers:
+        for helper in (*self._helpers, *self._supervisors):
             helper.leave()

@@ -1,12 +1,13 @@
 """What several unit tests draw: tickets, names, streams in pieces, and every message of the wire."""
 
+import json
 from collections.abc import Iterator
 
 from hypothesis import strategies as st
 
 from protocol import messages as m
 from protocol.fields import is_name
-from protocol.job import TICKET_ALPHABET, Command, Ended, Outcome, Report, Sleep
+from protocol.job import TICKET_ALPHABET, Command, Ended, Outcome, Report, Sleep, Task
 from protocol.limits import (
     ATTEMPT_LIMIT,
     NAME_LIMIT,
@@ -49,6 +50,14 @@ specs = st.builds(Sleep, st.integers(0, SLEEP_LIMIT_MS)) | st.builds(
     retries,
     st.booleans(),
 )
+specs |= st.builds(
+    Task,
+    names,
+    st.dictionaries(texts, st.none() | st.integers() | texts, max_size=3).map(json.dumps),
+    st.none() | st.floats(0, TIME_LIMIT, exclude_min=True),
+    retries,
+    st.booleans(),
+)
 reports = st.builds(
     Report,
     node=names,
@@ -60,6 +69,7 @@ reports = st.builds(
     stdout_total=st.integers(0, 10**12),
     stderr_total=st.integers(0, 10**12),
     reason=texts,
+    value=st.just("") | st.none().map(json.dumps) | texts.map(json.dumps),
 )
 
 #: One strategy a class: a message that is missing here is noticed by a test.

@@ -18,7 +18,7 @@ from protocol.job import (
     unpack_report,
     unpack_spec,
 )
-from protocol.limits import OUTPUT_LIMIT, RETRIES_LIMIT, SLEEP_LIMIT_MS, TIME_LIMIT
+from protocol.limits import OUTPUT_LIMIT, RETRIES_LIMIT, SLEEP_LIMIT_MS, TIME_LIMIT, VALUE_LIMIT
 
 from ..strategies import reports, specs, structures
 from .wire_v1 import REPORTS, SPECS
@@ -79,13 +79,18 @@ def test_hostile_bodies_only_ever_give_a_protocol_error(body: bytes) -> None:
         *(["run", "x", None, retries, False] for retries in (-1, RETRIES_LIMIT + 1, True, 1.0, "1", None)),
         *(["run", "x", None, 0, once] for once in (0, 1, None, "", "yes")),
         ["task", "x", "{}"],
+        ["task", "", "{}", None, 0, False],
+        ["task", "two words", "{}", None, 0, False],
+        ["task", "x", b"{}", None, 0, False],
+        ["task", "x", "{}", -1, 0, False],
+        ["task", "x", "{}", None, 0, False, {"cwd": "/"}],
         ["SLEEP", 1],
         {"sleep": 1},
         None,
     ],
 )
 def test_what_is_no_job_is_refused(value: Any) -> None:
-    with pytest.raises(ProtocolError, match=r"^a job that is neither a sleep nor a command$"):
+    with pytest.raises(ProtocolError, match=r"^a job (that is neither a sleep, nor|whose options are not)"):
         unpack_spec(msgpack.packb(value))
 
 
@@ -107,7 +112,9 @@ def test_a_report_with_a_field_that_cannot_be_shown_is_refused(place: int, value
         unpack_report(msgpack.packb(fields))
 
 
-@pytest.mark.parametrize("fields", [REPORT[:-1], [*REPORT, 1], [], None])
+@pytest.mark.parametrize(
+    "fields", [REPORT[:-1], [*REPORT, 1], [*REPORT, "x" * (VALUE_LIMIT + 1)], [*REPORT, "1", "2"], [], None]
+)
 def test_a_report_with_more_or_fewer_fields_is_refused(fields: Any) -> None:
     with pytest.raises(ProtocolError, match=r"^a report with fields missing"):
         unpack_report(msgpack.packb(fields))
@@ -118,6 +125,11 @@ def test_what_is_no_message_pack_is_told_so() -> None:
         unpack_spec(b"")
     with pytest.raises(ProtocolError, match=r"^a report that is no MessagePack: "):
         unpack_report(b"\xc1")
+
+
+def test_a_report_without_a_value_is_packed_as_before_there_were_any() -> None:
+    assert len(msgpack.unpackb(Report().pack())) == 9
+    assert unpack_report(Report(value='{"a":1}').pack()).value == '{"a":1}'
 
 
 def test_output_of_exactly_the_limit_passes() -> None:

@@ -46,7 +46,7 @@ START = 1593604800.0  # 2020-07-01 12:00:00 UTC
 
 RESULT_KEYS = (
     *("ticket", "state", "outcome", "exit_code", "stdout", "stderr", "truncated", "attempt", "node"),
-    *("submitted_at", "started_at", "finished_at", "reason", "stdout_bytes", "stderr_bytes", "job"),
+    *("submitted_at", "started_at", "finished_at", "reason", "stdout_bytes", "stderr_bytes", "value", "job"),
 )
 STATUS_KEYS = (
     *("ticket", "state", "outcome", "attempt", "node", "submitted_at", "started_at", "finished_at"),
@@ -338,6 +338,7 @@ def test_a_json_result_holds_the_whole_report() -> None:
         "reason": None,
         "stdout_bytes": 3,
         "stderr_bytes": 9,
+        "value": None,
         "job": {"sleep": 7},
     }
 

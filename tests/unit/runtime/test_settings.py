@@ -255,6 +255,9 @@ BAD = {
     "MAX_NUM_NODES": ["0", "100001"],
     "NODE_GRACE_PERIOD": ["-1"],
     "CRASH_LIMIT": ["0", "1001"],
+    "TASKS": ["two words", "/a/file.py", "a,,b", "a..b"],
+    "MAX_TASKS_PER_WORKER": ["0", "many"],
+    "TASK_HANG_PERIOD": ["1999", "never"],
 }
 CASES = [
     pytest.param(
