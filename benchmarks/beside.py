@@ -14,8 +14,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import IO
 
 from benchmarks.other import other_process
 from evenly.local import HOST
@@ -122,4 +124,19 @@ def disk_rate(count: int) -> float:
         for turn in range(count):
             os.pwrite(file.fileno(), piece, turn * MIB)
             os.fdatasync(file.fileno())
+        return count * MIB / 1e6 / (time.perf_counter() - began)
+
+
+def capture_rate(count: int, command: str) -> float:
+    """MB a second of `count` runs of a command that writes 1 MiB, two at a time: read, written, durable."""
+    words = command.split()
+
+    def run(file: IO[bytes], turn: int) -> None:
+        output = subprocess.run(words, capture_output=True, check=True).stdout
+        os.pwrite(file.fileno(), output, turn * MIB)
+        os.fdatasync(file.fileno())
+
+    with tempfile.TemporaryFile() as file, ThreadPoolExecutor(2) as pool:
+        began = time.perf_counter()
+        list(pool.map(run, [file] * count, range(count)))
         return count * MIB / 1e6 / (time.perf_counter() - began)

@@ -1,10 +1,11 @@
-"""G: a result of 1 MiB from each job, beside the disk's own speed; and small jobs beside them."""
+"""G: a result of 1 MiB from each job, beside the disk's own speed, and beside the least that captures it; and
+small jobs beside them."""
 
 from __future__ import annotations
 
 import time
 
-from benchmarks.beside import disk_rate
+from benchmarks.beside import capture_rate, disk_rate
 from benchmarks.client import (
     DONE,
     TIMEOUT,
@@ -22,24 +23,30 @@ from benchmarks.work import Work
 from evenly._lines import LineClient
 from protocol.limits import MIB
 
-#: A result is made durable by the balancer and by its origin: the disk writes it twice at least.
-COPIES = 2
 #: Pieces of 1 MiB for the disk's own speed, before the jobs and again after them.
 PIECES = 100
 #: Small jobs measured on the idle cluster first.
 IDLE = 200
 
-LINE = f"run head -c {MIB} /dev/zero"
+COMMAND = f"head -c {MIB} /dev/zero"
+LINE = f"run {COMMAND}"
 MS = 1000.0
 MEASURES = (
     Measure(
         "G.rate",
         "results of 1 MiB, submit to last result",
         "MB a second",
-        beside=f"plain write and fsync of {COPIES} copies",
+        beside="plain write and fsync of the same",
         more_is_better=True,
         aim=Aim(1.0, of_ratio=True),
         is_compared=True,
+    ),
+    Measure(
+        "G.capture",
+        "the same",
+        "MB a second",
+        beside="two threads that run the commands, read their output, write and fsync it",
+        more_is_better=True,
     ),
     Measure("G.small.p99", "one job of 0 ms beside them, p99", "ms", "on the idle cluster", aim=Aim(100)),
 )
@@ -67,10 +74,12 @@ def run(count: int) -> list[Sample]:
         large.start()
         times = latencies_while(client, "0", lambda: not large.is_done)
         rate = count * MIB / 1e6 / large.result()
-        disk = (before + disk_rate(PIECES)) / 2 / COPIES
+        disk = (before + disk_rate(PIECES)) / 2
+        capture = capture_rate(PIECES, COMMAND)
     p99 = percentile(times, 0.99) * MS
     return [
         Sample("G.rate", rate, disk),
+        Sample("G.capture", rate, capture),
         Sample("G.small.p99", p99, percentile(idle, 0.99) * MS, f"{len(times):,} jobs measured"),
     ]
 

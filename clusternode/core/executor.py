@@ -31,6 +31,7 @@ from protocol.delivery import Delivery
 from protocol.errors import ProtocolError
 from protocol.job import Command, Ended, JobSpec, Report, Sleep, unpack_spec
 from protocol.job import Outcome as JobOutcome
+from protocol.limits import KIB
 from protocol.messages import (
     Held,
     JobItem,
@@ -50,6 +51,8 @@ STARTED_AFTER = 0.05
 #: the load balancer for each would cost more than the jobs. The last ones never wait.
 GATHER = 0.03
 GATHER_MOST = 64
+#: One of so many bytes waits for no other: what it costs to send is its own.
+GATHER_BYTES = 64 * KIB
 #: A result that the load balancer has not acknowledged after this long goes to our own disk.
 KEEP_AFTER = 0.5
 
@@ -432,9 +435,9 @@ class Executor:
         self._results[ticket] = ended
         self._delivery.add(ticket, len(ended.body))
         self._to_keep[ticket] = now + KEEP_AFTER
-        self._gathered += 1
         if self._gathering_since is None:
-            self._gathering_since, self._gathered = now, 1
+            self._gathering_since, self._gathered = now, 0
+        self._gathered += 1 if len(ended.body) < GATHER_BYTES else GATHER_MOST
 
     def _bare(self, now: float, reason: str) -> Report:
         return Report(node=self.name, finished_at=now, reason=reason)

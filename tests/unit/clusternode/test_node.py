@@ -29,7 +29,7 @@ from clusternode.core.events import (
     TakenBack,
     Tick,
 )
-from clusternode.core.executor import GATHER, KEEP_AFTER, STARTED_AFTER
+from clusternode.core.executor import GATHER, GATHER_BYTES, KEEP_AFTER, STARTED_AFTER
 from clusternode.core.lanes import AHEAD_MOST, PATIENCE
 from clusternode.core.openjob import Stored
 from protocol.dialogue import CancelJob, GetResult, Nodes, Stats, Status, Submit, Wait
@@ -306,6 +306,14 @@ def test_results_gather_while_more_jobs_wait_and_the_last_does_not_wait() -> Non
     assert bench.core.next_deadline() == pytest.approx(bench.now + GATHER)
     bench.say(CommandEnded(ticket(1), 1, 1.0, 2.0, 0))
     assert len(bench.sent(Result)[0].results) == 2, "the queue is empty now"
+
+
+def test_a_large_result_waits_for_no_other() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.give(Command("a"), Command("b"), Command("c"))
+    bench.say(CommandEnded(ticket(0), 1, 1.0, 2.0, 0, stdout=b"x" * GATHER_BYTES))
+    assert len(bench.sent(Result)[0].results) == 1
 
 
 def test_a_result_that_stays_unacknowledged_goes_to_disk_and_is_released_by_the_acknowledgement() -> None:
