@@ -406,8 +406,10 @@ class Client(asyncio.Protocol):
                 reply = _reply_of_row(action, row)
                 if row is not None and isinstance(reply, ResultOf | StatusOf) and size_of(reply.job.spec):
                     await self._reply_of_array(action, reply, row.seq)
-                    break  # it may be long: the rest is read when there is room for it
-                self._reply(seq, reply)
+                    if self._is_full:
+                        break  # the rest is read when there is room for it
+                else:
+                    self._reply(seq, reply)
         self._looking_up = False
 
     async def _reply_of_array(self, action: LookUp, reply: ResultOf | StatusOf, seq: int) -> None:

@@ -145,12 +145,14 @@ class Origin:
 
     def recall(self, counts: Mapping[str, Mapping[str, int]], now: float, out: Outcome) -> None:
         """How those jobs of these arrays ended that are not open."""
+        over = []
         for ticket, how in counts.items():
             job = self.open[ticket]
             assert job.array is not None
             job.array.recall(how)
             if not job.array.open:
-                self._end([job.array.ended(job.cancelled, now)], now, out)
+                over.append(job.array.ended(job.cancelled, now))
+        self._end(over, now, out)
 
     def to_find(self) -> list[str]:
         """At the start: the tickets whose `Found` (AT_START) is to be the first event."""

@@ -138,6 +138,10 @@ def check_arrays(world: World) -> None:
         assert [disk.find(job) for job in jobs] == expected, f"{where} is not there as a whole"
         if seq is None:
             continue
+        process = world.submitted[ticket].process
+        known = process.core.origin.open if process is not None else {}
+        if ticket in known and (seq in disk.cancelled or known[ticket].cancelled):
+            assert all(known[job].cancelled for job in jobs if job in known), f"{where} is cancelled in part"
         counts = disk.count(seq, len(jobs))
         done = sum(counts.values()) == len(jobs)
         assert (disk.outcome(ticket) is not None) == done, f"{where} does not end with its jobs"

@@ -190,6 +190,21 @@ def test_an_array_all_of_whose_jobs_are_done_ends_at_the_start() -> None:
     assert ends(bench) == {ARRAY: "succeeded: 3 jobs: 3 succeeded"}
 
 
+def test_so_do_all_of_them_and_what_came_after_them_is_handed_in() -> None:
+    """No crash leaves such a store behind; it would be read all the same."""
+    numbered = [
+        Stored(1, ticket(1), 1.0, array(2).pack(), False),
+        Stored(4, ticket(4), 1.0, array(2, 1).pack(), False),
+        Stored(7, ticket(7), 1.0, Command("x", extras=Extras(after=(ticket(4),))).pack(), False),
+    ]
+    bench = Bench(stored=numbered)
+    assert bench.core.origin.to_count() == {ticket(1): (1, 2), ticket(4): (4, 2)}
+    bench.step(Found(AT_START, {}, {ticket(1): {"succeeded": 2}, ticket(4): {"succeeded": 2}}))
+    assert list(ends(bench)) == [ticket(4), ticket(1)]
+    bench.connect()
+    assert handed_in(bench) == [ticket(7)]
+
+
 def test_a_new_link_hands_in_its_jobs_and_not_itself(bench: Bench) -> None:
     submit(bench, array())
     bench.hear(AckJobs([ticket(102)]))
