@@ -108,11 +108,11 @@ class Node:
         )
         self._link = Link(options.host, options.port, self._on_up, self._on_message, self._on_down)
 
-    async def run(self) -> None:
-        """Until cancelled. Raises StorageError."""
+    async def run(self, ready: str) -> None:
+        """Until cancelled; `ready` is said in the log. Raises StorageError."""
         tasks = [
             asyncio.ensure_future(self.engine.run()),
-            asyncio.ensure_future(self._link.run()),
+            asyncio.ensure_future(self._join(ready)),
             asyncio.ensure_future(self._measure()),
         ]
         self._background.start(self._tasks.start_ahead())
@@ -125,14 +125,12 @@ class Node:
             await asyncio.gather(self._pool.close(), self._tasks.close())
             await self._background.end()
 
-    def say_ready(self, text: str) -> None:
-        """In the log, once clients find the tasks, or after TASKS_PATIENCE without them."""
-        self._background.start(self._say_ready(text))
-
-    async def _say_ready(self, text: str) -> None:
+    async def _join(self, ready: str) -> None:
+        """Takes part once clients find the tasks, or after TASKS_PATIENCE without them."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._tasks.known.wait(), TASKS_PATIENCE)
-        log.info("%s", text)
+        log.info("%s", ready)
+        await self._link.run()
 
     async def stop(self, drain_period: float) -> None:
         """Takes nothing more, lets what runs end for so long, and returns when all is durable."""
@@ -270,11 +268,11 @@ async def serve(stop: asyncio.Event, options: Options, directory: Path) -> None:
         node = Node(core, options, store, clock, work)
         node.engine.submit(Found(AT_START, awaited, counts))
         listening = await listen(node.door.connect, options.bind, options.client_port, "--client-port")
-        running = asyncio.ensure_future(node.run())
-        node.say_ready(
+        ready = (
             f"node {name} ready for clients on {options.bind}:{options.client_port}, {options.slots} slots, "
             f"{found} tickets open, data in {directory}"
         )
+        running = asyncio.ensure_future(node.run(ready))
         try:
             await until_stopped(stop, running)
             log.info("stopping: no new jobs, %g s for those that run", options.drain_period)

@@ -64,6 +64,12 @@ def processes_with(marker: str) -> list[int]:
     return found
 
 
+def helpers_of(pid: int) -> list[int]:
+    """Those for commands; supervisors of tasks are children of a node, too."""
+    helpers = processes_with("executor/helper.py")
+    return [child for child in children_of(pid) if child in helpers]
+
+
 def children_of(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from clusternode.executor.pool import HELPER
-from support import Client, Cluster, Node, children_of, eventually, marker, processes_with
+from support import Client, Cluster, Node, eventually, helpers_of, marker, processes_with
 
 Make = Callable[..., Cluster]
 #: So many that a node knows its commands to be short, and hands some ahead.
@@ -72,7 +72,7 @@ def test_helpers_killed_from_outside_again_and_again(cluster: Cluster, tmp_path:
         tickets = client.submit(*notes(notebook, 400, "--at-most-once"))
         for part in range(1, 6):
             eventually(lambda part=part: len(noted(notebook)) > part * 40, "it goes on")
-            for helper in children_of(alpha.pid):
+            for helper in helpers_of(alpha.pid):
                 os.kill(helper, signal.SIGKILL)
         results = client.wait(*tickets)
     outcomes = [each["outcome"] for each in results]
@@ -88,7 +88,7 @@ def test_no_process_survives_a_node_that_is_killed_with_commands_ahead(cluster: 
     with alpha.json_client() as client:
         client.submit(*["run true"] * 10, *[f"run sleep 600; : {mark}"] * 20)
         eventually(lambda: processes_with(mark), "the first one runs")
-        helpers = children_of(alpha.pid)
+        helpers = helpers_of(alpha.pid)
         alpha.kill()
         eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in helpers), "the helpers end")
         assert processes_with(mark) == []

@@ -16,6 +16,7 @@ from support import (
     Node,
     children_of,
     eventually,
+    helpers_of,
     is_even,
     marker,
     processes_with,
@@ -98,7 +99,7 @@ class TestANodeThatIsKilledWithItsHelpers:
             # The first attempt sleeps; the second one, after the restart, is done at once.
             line = "[ $EVENLY_ATTEMPT = 2 ] || setsid sleep 600"
             tickets = run_on_each(client, mark, 2, f"{line}")
-        helpers = children_of(alpha.pid)
+        helpers = helpers_of(alpha.pid)
         assert len(helpers) == 2
         os.kill(alpha.pid, signal.SIGSTOP)  # so that it cannot notice
         for helper in helpers:
@@ -121,7 +122,7 @@ class TestANodeThatIsKilledWithItsHelpers:
         with alpha.json_client() as client:
             run_on_each(client, mark, 2, "touch file; sleep 600")
         assert len(list((alpha.data / "work").iterdir())) == 2
-        helpers = children_of(alpha.pid)
+        helpers = helpers_of(alpha.pid)
         alpha.kill()
         eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in helpers), "the helpers are gone")
         eventually(lambda: not processes_with(mark), "and their jobs")
