@@ -193,22 +193,34 @@ class Origin:
     ) -> None:
         """Gives the ticket, once each that it comes after is open, or `known` to have ended so."""
         ticket, job = line.ticket, OpenJob(self._next_seq, now, spec, spec.pack(), False)
-        missing = [each for each in job.after if each not in self.open and each not in known]
-        if missing:
-            self._seeking.append(Seeking(client, line, spec, missing, known))
-            return
-        strange = next((each for each, outcome in known.items() if outcome is None), None)
-        if strange is not None:
-            reason = f"--after takes a ticket of this node, which {strange} is not: nothing was submitted."
-            out.actions.append(Answer(client, line.seq, Failure(reason)))
-            return
+        if job.after:
+            missing = [each for each in job.after if each not in self.open and each not in known]
+            if missing:
+                self._seeking.append(Seeking(client, line, spec, missing, known))
+                return
+            strange = next((each for each, outcome in known.items() if outcome is None), None)
+            if strange is not None:
+                reason = (
+                    f"--after takes a ticket of this node, which {strange} is not: nothing was submitted."
+                )
+                out.actions.append(Answer(client, line.seq, Failure(reason)))
+                return
         self._next_seq += 1
         self.open[ticket] = job
         self.submitted += 1
         out.records.append(Submitted(job.seq, ticket, now, job.body))
         out.actions.append(Answer(client, line.seq, TicketIssued(ticket)))
-        if isinstance(spec, Command) and spec.extras.array:
+        if line.tickets:
+            assert isinstance(spec, Command)
             self._add_array(line, spec, job, now, out)
+        if job.after:
+            self._start_after(ticket, job, known, now, out)
+        else:
+            self._hand_in(ticket)
+
+    def _start_after(
+        self, ticket: str, job: OpenJob, known: dict[str, str | None], now: float, out: Outcome
+    ) -> None:
         bad = next((each for each, outcome in known.items() if outcome != JobOutcome.SUCCEEDED), None)
         awaited = [each for each in job.after if each in self.open]
         if bad is not None:
