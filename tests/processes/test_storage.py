@@ -309,7 +309,7 @@ class TestKeptResults:
         eventually(lambda: cluster.held(alpha)["beta"] > 2, "beta has some")
         cluster.balancer.kill()
         segment = beta.data / "blobs/kept-1"
-        eventually(lambda: segment.exists() and segment.stat().st_size > 200_000, "beta has kept some")
+        eventually(lambda: segment.exists() and segment.stat().st_size > 300_000, "beta has kept some")
         beta.kill()
         copy = cluster.directory / "copy"
         shutil.copytree(beta.data, copy)
@@ -327,7 +327,7 @@ class TestKeptResults:
         "change",
         [
             lambda blobs: flip(blobs / "kept-1", 5000, 3),
-            lambda blobs: cut(blobs / "kept-1", 150_000),
+            lambda blobs: cut(blobs / "kept-1", 50_000),
             lambda blobs: (blobs / "kept-1").unlink(),
             shutil.rmtree,
         ],
