@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from clusternode.core.arrays import Array
+from clusternode.core.events import Line
 from protocol.job import Command, JobSpec, Sleep
 from protocol.messages import JobItem
 
@@ -69,3 +70,20 @@ class Stored(NamedTuple):
     submitted_at: float
     body: bytes
     cancelled: bool
+
+
+class Seeking(NamedTuple):
+    """A submission that comes after tickets of which the store must say how they ended; `known`: has said."""
+
+    client: int
+    line: Line
+    spec: JobSpec
+    missing: list[str]
+    known: dict[str, str | None]
+
+
+class Asking(NamedTuple):
+    """A client's line that waits for the load balancer's word."""
+
+    line: Line
+    client: int

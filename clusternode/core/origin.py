@@ -9,7 +9,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from clusternode.core.after import After, never_started, not_started, reason_after
 from clusternode.core.arrays import Array
@@ -26,7 +26,7 @@ from clusternode.core.events import (
     Submitted,
     Tell,
 )
-from clusternode.core.openjob import OpenJob, Stored, Waiter
+from clusternode.core.openjob import Asking, OpenJob, Seeking, Stored, Waiter
 from clusternode.core.subscriptions import Subscriptions
 from protocol.arrays import jobs_of, size_of
 from protocol.dialogue import CancelJob, GetResult, Nodes, Stats, Status, Submit, Subscribe, Unsubscribe, Wait
@@ -65,23 +65,6 @@ AWAY = "the ReverseProxy is away"
 #: The number of the `Found` that comes first.
 AT_START = 0
 LOADING = "The tasks of this node are still being loaded; please come back in a moment."
-
-
-class Seeking(NamedTuple):
-    """A submission that comes after tickets of which the store must say how they ended; `known`: has said."""
-
-    client: int
-    line: Line
-    spec: JobSpec
-    missing: list[str]
-    known: dict[str, str | None]
-
-
-class Asking(NamedTuple):
-    """A client's line that waits for the load balancer's word."""
-
-    line: Line
-    client: int
 
 
 class Origin:
