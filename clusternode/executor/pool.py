@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import marshal
 import os
 import socket
@@ -19,11 +20,16 @@ from clusternode.core.events import CommandEnded, FromHelpers, Progressed, Spawn
 from clusternode.executor.leftovers import NODE_VARIABLE, kill_leftovers
 from runtime.lifecycle import SOFT_FILE_LIMIT
 
+log = logging.getLogger("clusternode")
+
 HELPER = Path(__file__).with_name("helper.py")
 READ_SIZE = 65536
 #: A helper that has more commands than this need not be heard at once: what it says gathers for so long.
 BUSY = 8
 HEAR_LATER = 0.004
+#: Seconds that helpers have to end all that they run when the node stops: more than they take for what can be
+#: ended. A stop must not hang on what cannot.
+CLOSE_PATIENCE = 8.0
 
 
 class Key(NamedTuple):
@@ -79,6 +85,10 @@ class Helper(asyncio.Protocol):
             self._rest.close()
         if self._transport is not None:
             self._transport.close()
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
 
     async def wait(self) -> None:
         """Until the process is gone; by then its job is too."""
@@ -200,7 +210,16 @@ class Pool:
         helpers = list(self._helpers)
         for helper in helpers:
             helper.close()
-        await asyncio.gather(*(helper.wait() for helper in helpers))
+        ends = asyncio.gather(*(helper.wait() for helper in helpers))
+        try:
+            async with asyncio.timeout(CLOSE_PATIENCE):
+                await asyncio.shield(ends)
+        except TimeoutError:
+            log.warning("a worker process did not end within %g s and is killed", CLOSE_PATIENCE)
+            for helper in helpers:
+                helper.kill()
+            kill_leftovers(self._node_id)
+            await ends
 
     # --- what helpers say ------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from load import Load, assert_settled, mix
-from support import Client, Cluster, Node, eventually, marker, processes_with
+from support import Client, Cluster, Node, eventually, helpers_of, marker, processes_with
 
 Make = Callable[..., Cluster]
 
@@ -114,6 +115,18 @@ class TestDrain:
         assert (result["outcome"], result["attempt"], result["node"]) == ("succeeded", 2, "alpha")
         assert result["stdout"] == "2\n"
         assert "is ended; it runs again elsewhere" in beta.said
+
+    def test_a_helper_that_hangs_does_not_hold_it_up_for_ever(self, cluster: Cluster) -> None:
+        (alpha,) = cluster.start("alpha")
+        mark = marker()
+        with alpha.json_client() as client:
+            client.submit(f"run sleep 600; : {mark}")
+            eventually(lambda: processes_with(mark), "it runs")
+        for helper in helpers_of(alpha.pid):
+            os.kill(helper, signal.SIGSTOP)
+        assert alpha.terminate(within=40.0) == 0
+        assert "did not end" in alpha.said
+        eventually(lambda: not processes_with(mark), "its job is gone")
 
     def test_a_second_sigterm_ends_it_at_once(self, cluster: Cluster) -> None:
         alpha, beta = start(cluster, "alpha", "beta", slots=1)
