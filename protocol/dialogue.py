@@ -115,7 +115,7 @@ Request = (
     | Invalid
 )
 
-_OPTIONS = "\n".join(f"{'':26}{option.form:<17}{option.help}" for option in OPTIONS.values())
+_OPTIONS = "\n".join(f"{'':26}{option.form:<20}{option.help}" for option in OPTIONS.values())
 HELP = f"""\
 <ms>                    submit a job that sleeps so many milliseconds
 run <command line>      submit a command for /bin/sh -c; options before it, then --:

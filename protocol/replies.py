@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from protocol.dialogue import HELP
-from protocol.job import JobSpec, JobState, Outcome, Report, Sleep, Task
+from protocol.job import Extras, JobSpec, JobState, Outcome, Report, ResultFile, Sleep, Task
 
 NOT_EXECUTED = "Result has not been executed yet, come back later."
 NOT_FOUND = "This job could not be found on this node."
@@ -367,9 +367,18 @@ def _spec_fields(spec: JobSpec) -> dict[str, Any]:
         "time": spec.time_limit,
         "retries": spec.retries,
         "at_most_once": spec.at_most_once,
-        **spec.extras.given(),
-        **({"env": dict(spec.extras.env)} if spec.extras.env else {}),
+        **_extras_fields(spec.extras),
     }
+
+
+def _extras_fields(extras: Extras) -> dict[str, Any]:
+    """By the names that a submission gives them."""
+    given = extras.given()
+    if "env" in given:
+        given["env"] = dict(extras.env)
+    if files := given.pop("files", None):
+        given["file"] = dict(files)
+    return given
 
 
 def _payload(spec: Task) -> Any:
@@ -402,8 +411,13 @@ def job_fields(job: JobView) -> dict[str, Any]:
         "stdout_bytes": report.stdout_total if report else None,
         "stderr_bytes": report.stderr_total if report else None,
         "value": _value(report) if report else None,
+        **({"files": files_fields(report.files)} if report and report.files else {}),
         "job": _spec_fields(job.spec),
     }
+
+
+def files_fields(files: Sequence[ResultFile]) -> list[dict[str, Any]]:
+    return [{"path": each.path, "bytes": each.size, "sha256": each.digest} for each in files]
 
 
 def _array_fields(array: ArrayView) -> dict[str, Any]:

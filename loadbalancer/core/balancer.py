@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from loadbalancer.core.courier import Courier
@@ -36,6 +37,7 @@ from loadbalancer.core.events import (
 from loadbalancer.core.jobs import Job, Row, State
 from loadbalancer.core.ledger import Ledger
 from loadbalancer.core.nodes import Node
+from loadbalancer.core.relay import whom
 from loadbalancer.core.settings import Settings
 from protocol.job import Ended
 from protocol.job import Outcome as JobOutcome
@@ -66,6 +68,7 @@ from protocol.messages import (
     in_batches,
 )
 from protocol.messages import Job as JobMessage
+from protocol.relay import Ask, Told
 
 #: A node that is away and holds nothing stays in `nodes` this long.
 REMEMBER_NODE = 3600.0
@@ -458,6 +461,23 @@ class Balancer:
             **{name: self.ledger.counters[name] for name in _COUNTERS},
         }
 
+    def _on_ask(self, node: Node, ask: Ask) -> None:
+        """Passed on at once: what nodes say to one another follows from no record of this store."""
+        asked = whom(self.ledger, ask)
+        if isinstance(asked, Told):
+            self._prompt_to(node, asked)
+        else:
+            self._prompt_to(asked, replace(ask, whom="node", name=node.node_id))
+
+    def _on_told(self, node: Node, told: Told) -> None:
+        asker = self.ledger.nodes.get(told.name)
+        if asker is not None:
+            self._prompt_to(asker, replace(told, name=node.node_id))
+
+    def _prompt_to(self, node: Node, message: Ask | Told) -> None:
+        if node.link is not None:
+            self._prompt.append(Send(node.link, message))
+
     def _current(self, node: Node, ticket: str, attempt: int) -> Job | None:
         """The job, if this attempt on this node is the one that counts (invariant 1)."""
         job = node.jobs.get(ticket)
@@ -505,6 +525,8 @@ _HANDLERS: dict[type, Callable[[Balancer, Node, Any], None]] = {
     Cancel: Balancer._on_cancel,
     Checked: Balancer._on_checked,
     Query: Balancer._on_query,
+    Ask: Balancer._on_ask,
+    Told: Balancer._on_told,
     Drain: Balancer._on_drain,
     Bye: Balancer._on_bye,
 }

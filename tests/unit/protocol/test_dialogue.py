@@ -118,7 +118,8 @@ def test_every_line_of_help_is_understood() -> None:
     assert options == [option.form for option in OPTIONS.values()]
     for option in options:
         line = re.sub(r"(SECONDS|N)$", "5", option).replace("DIRECTORY", "/tmp").replace("K=V", "A=b")
-        line = line.replace("TICKET", T)
+        line = line.replace("TICKET", T).replace("SIZE", "5M").replace("DIGEST", "0" * 64)
+        line = line.replace("URL", "http://host/path")
         assert isinstance(parse_line(f"run {line} -- true".encode()), Submit)
 
 
@@ -226,14 +227,15 @@ def test_an_option_that_takes_no_value_says_so(value: str) -> None:
     assert refusal(f"run --at-most-once={value} true".encode()) == "--at-most-once takes no value."
 
 
-@pytest.mark.parametrize("option", ["--cpus", "--retry=3", "--Time", "--t", "---", "--" + "x" * 1000])
+@pytest.mark.parametrize("option", ["--cores", "--retry=3", "--Time", "--t", "---", "--" + "x" * 1000])
 def test_an_option_that_is_not_there_is_named(option: str) -> None:
     reason = refusal(f"run {option} 5 -- true".encode())
     name = option.partition("=")[0][:40]
     assert reason == (
         f"run has no option {name!r}: it has --time SECONDS, --retries N, --at-most-once, --priority N, "
         "--env K=V, --cwd DIRECTORY, --stdin TEXT, --name NAME, --tag TAG, --after TICKET, "
-        "--array N; -- ends options."
+        "--array N, --cpus N, --memory SIZE, --file NAME=DIGEST, --result-dir NAME, --keep-output, "
+        "--checkpoint, --notify URL, --key KEY; -- ends options."
     )
 
 
