@@ -205,7 +205,7 @@ class NodeCore:
             self._next_exchange = now + self._period
             if self.connected:
                 before = now - self._period
-                self.executor.exchange(before, self.origin.overdue(before), now, out)
+                self.executor.outbox.exchange(before, self.origin.overdue(before), now, out)
 
     def _info(self) -> Info:
         executor = self.executor
