@@ -31,6 +31,7 @@ from protocol.dialogue import (
     Invalid,
     Json,
     Nodes,
+    Partial,
     Request,
     Stats,
     Status,
@@ -320,12 +321,12 @@ class Client(asyncio.Protocol):
                 self._stream_later(number, self._door.desk.tail(request, self._reads_json(number)))
             case Fetch(_, path) if path:
                 self._stream_later(number, self._door.desk.send_file(request, self._reads_json(number)))
-            case Fetch() | Has() | TakeCheckpoint():
+            case Fetch() | Has() | Partial() | TakeCheckpoint():
                 self._door.background(self._answer_by_desk(number, request))
             case Upload():
                 self._reply(number, Failure("upload stands at the beginning of its line."))
 
-    async def _answer_by_desk(self, number: int, request: Fetch | Has | TakeCheckpoint) -> None:
+    async def _answer_by_desk(self, number: int, request: Fetch | Has | Partial | TakeCheckpoint) -> None:
         self._reply(number, await self._door.desk.answer(request))
 
     def _stream_later(self, number: int, chunks: AsyncGenerator[bytes]) -> None:

@@ -13,12 +13,13 @@ from clusternode.files.store import Incoming, Mismatch
 from clusternode.following import Follower, Over, Written
 from clusternode.relay import Refused
 from clusternode.store.sqlite import SqliteStore, TicketRow
-from protocol.dialogue import Fetch, Has, Tail, TakeCheckpoint, Upload
+from protocol.dialogue import Fetch, Has, Partial, Tail, TakeCheckpoint, Upload
 from protocol.errors import ProtocolError
 from protocol.file_replies import (
     CheckpointTaken,
     FilesOf,
     HereOrNot,
+    PartialOf,
     TailJson,
     TailText,
     Uploaded,
@@ -54,10 +55,14 @@ class Desk:
         self._stager = stager
         self._follower = follower
 
-    async def answer(self, asked: Fetch | Has | TakeCheckpoint) -> Reply:
+    async def answer(self, asked: Fetch | Has | Partial | TakeCheckpoint) -> Reply:
         """What fits into one reply."""
         if isinstance(asked, Has):
             return HereOrNot(asked.digest, asked.digest in self._home.files)
+        if isinstance(asked, Partial):
+            values = await self._home.partials(asked.ticket)
+            is_known = values or await self._home.knows(asked.ticket)
+            return PartialOf(asked.ticket, values) if is_known else UnknownTicket(asked.ticket)
         if isinstance(asked, TakeCheckpoint):
             try:
                 return CheckpointTaken(*await self._stager.take_checkpoint(asked.ticket))

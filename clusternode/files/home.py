@@ -5,6 +5,7 @@ Other nodes ask for pieces of them and bring them in pieces. A file is where it 
     files/         uploads and results, by digest
     results/NAME   what jobs with --result-dir NAME left, by its path: other names of the same files
     checkpoints/   of each open job that has one: its files by digest, and which of them it is
+    partials/      partial results of tasks
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import msgpack
 
+from clusternode.files.partials import Partials, TooMuch
 from clusternode.files.store import Files, Incoming, Mismatch, sync_directory
 from clusternode.relay import REFUSED, Refused, Relay
 from protocol.errors import ProtocolError
@@ -38,8 +40,20 @@ CONFLICT, WRONG = 409, 422
 
 
 class Home:
-    def __init__(self, directory: Path, most_bytes: int, spec_of: Callable[[str], JobSpec | None]) -> None:
-        """`most_bytes`: of one job; `spec_of` knows the open tickets of this node. Raises StartError."""
+    def __init__(
+        self,
+        directory: Path,
+        most_bytes: int,
+        spec_of: Callable[[str], JobSpec | None],
+        knows: Callable[[str], Awaitable[bool]],
+    ) -> None:
+        """`most_bytes`: of one job; `spec_of` knows the open tickets of this node, `knows` all of them.
+
+        Raises StartError.
+        """
+        self.knows = knows
+        self._partials = Partials(directory / "partials")
+        self._one_at_a_time = asyncio.Lock()
         self.files = Files(directory / "files")
         self._results = directory / "results"
         self._checkpoints = directory / "checkpoints"
@@ -55,6 +69,7 @@ class Home:
         relay.serve("put", self._put)
         relay.serve("keep", self._keep)
         relay.serve("resume", self._resume)
+        relay.serve("partial", self._partial)
 
     def forget(self, ticket: str) -> None:
         """It is done: it goes on from nothing any more. Blocks."""
@@ -146,6 +161,26 @@ class Home:
             raise _strange()
         found = await asyncio.to_thread(self._checkpoint, asked)
         return found[1] if found is not None else ()
+
+    async def _partial(self, asker: str, asked: Any) -> None:
+        """A partial result of a task; no other comes before it is kept."""
+        match asked:
+            case (str(ticket), int(attempt), int(number), str(value)) if is_ticket(ticket):
+                if not await self.knows(ticket):
+                    raise Refused(NOT_FOUND, "this ticket is not of this node")
+                async with self._one_at_a_time:
+                    try:
+                        await asyncio.to_thread(self._partials.keep, ticket, attempt, number, value)
+                    except TooMuch as fault:
+                        raise Refused(NO_ROOM, str(fault)) from None
+                return
+        raise _strange()
+
+    async def partials(self, ticket: str) -> list[tuple[int, Any]]:
+        """(attempt, value) of the partial results of this ticket, in order."""
+        async with self._one_at_a_time:
+            kept = await asyncio.to_thread(self._partials.read, ticket)
+        return [(attempt, value) for attempt, _, value in kept]
 
     # --- inside ----------------------------------------------------------------------------------
 

@@ -13,12 +13,14 @@ from clusternode.files.tree import Found
 from clusternode.relay import Refused, Relay
 from protocol.job import ResultFile
 from protocol.limits import PIECE_BYTES
-from protocol.relay import AWAY
+from protocol.relay import AWAY, NO_ROOM
 
 #: Seconds until an origin that is away is asked again: doubled from the first to the last.
 AGAIN_FIRST, AGAIN_LAST = 0.1, 3.0
 #: Pieces of one file asked for at once: the way to and fro costs more than the pieces.
 AHEAD = 4
+#: Partial results of one job that wait for their origin; more are not kept.
+PARTIALS_WAITING = 1000
 #: A file that the origin does not know the beginning of is brought anew so often.
 ANEW = 10
 
@@ -32,6 +34,8 @@ class Mover:
         self._home = home
         self._cache = cache
         self._fetching: dict[str, asyncio.Task[None]] = {}
+        #: By ticket: whose turn it is to come home, and how many partial results wait.
+        self._handing_in: dict[str, tuple[asyncio.Lock, int]] = {}
 
     async def fetch(self, ticket: str, digest: str) -> Files:
         """Where a file is that this job brings along, once it is here; it comes once for all jobs.
@@ -83,6 +87,21 @@ class Mover:
             await self._bring_file(where, ticket, digest, *at[digest])
         kept = (where, ticket, attempt, tuple(tuple(each) for each in files))
         await self._patiently(lambda: self._relay.ask("origin", ticket, "keep", kept))
+
+    async def hand_in(self, ticket: str, attempt: int, number: int, value: str) -> None:
+        """A partial result comes home, after those of its job that came before. Raises Refused."""
+        turn, waiting = self._handing_in.get(ticket, (asyncio.Lock(), 0))
+        if waiting >= PARTIALS_WAITING:
+            raise Refused(NO_ROOM, f"{PARTIALS_WAITING} of its partial results wait already")
+        self._handing_in[ticket] = turn, waiting + 1
+        asked = (ticket, attempt, number, value)
+        try:
+            async with turn:
+                await self._patiently(lambda: self._relay.ask("origin", ticket, "partial", asked))
+        finally:
+            turn, waiting = self._handing_in.pop(ticket)
+            if waiting > 1:
+                self._handing_in[ticket] = turn, waiting - 1
 
     # --- inside ----------------------------------------------------------------------------------
 

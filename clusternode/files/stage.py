@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import shutil
+import sysconfig
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from itertools import count
@@ -33,6 +34,8 @@ log = logging.getLogger("clusternode")
 Key = tuple[str, int]
 #: As a shell has it, of a command that could not be started.
 NOT_STARTED = 126
+#: Takes a checkpoint from within a job.
+COMMAND = "evenly-checkpoint"
 #: A checkpoint whose files change while they are copied is taken again so often.
 TAKES = 3
 
@@ -140,6 +143,8 @@ class Stager:
         """It, with what it is to find."""
         extras = stage.extras
         variables = {"EVENLY_NODE": self._address}
+        if extras.checkpoint and (path := _with_scripts()):
+            variables["PATH"] = path
         if extras.result_dir:
             variables["EVENLY_RESULT_DIR"] = str(stage.results)
         if extras.checkpoint:
@@ -248,6 +253,14 @@ class Stager:
                 finally:
                     await asyncio.to_thread(shutil.rmtree, copy, ignore_errors=True)
         raise AssertionError
+
+
+def _with_scripts() -> str:
+    """The PATH with `evenly-checkpoint` on it; empty where it is on it, or not to be had."""
+    scripts = sysconfig.get_path("scripts")
+    if shutil.which(COMMAND) or not os.access(os.path.join(scripts, COMMAND), os.X_OK):
+        return ""
+    return f"{os.environ.get('PATH', os.defpath)}:{scripts}"
 
 
 def _make(stage: Stage) -> None:
