@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from clusternode.core.done import view_of_done
 from clusternode.files.home import Home
@@ -49,7 +49,10 @@ class Desk:
         store: SqliteStore,
         stager: Stager,
         follower: Follower,
+        start: Callable[[Awaitable[None]], object],
     ) -> None:
+        """`start` runs a coroutine in the background."""
+        self._start = start
         self._home = home
         self._store = store
         self._stager = stager
@@ -120,7 +123,9 @@ class Desk:
 
     def receive(self, asked: Upload, changed: Callable[[], None]) -> Uploading:
         """A file that a client sends; `changed` is called when there is room for more, and at its end."""
-        return Uploading(self._home, asked, changed)
+        uploading = Uploading(self._home, asked, changed)
+        self._start(uploading.write())
+        return uploading
 
     async def _done(self, ticket: str) -> JobView | Reply:
         """The job that left files, or what is to be said in its place."""
@@ -154,7 +159,6 @@ class Uploading:
         self._came = asyncio.Event()
         #: What its client is told; None until that is known.
         self.reply: Reply | None = None
-        self._task = asyncio.ensure_future(self._write())
 
     @property
     def is_whole(self) -> bool:
@@ -181,7 +185,8 @@ class Uploading:
             self._is_aborted = True
             self._came.set()
 
-    async def _write(self) -> None:
+    async def write(self) -> None:
+        """To the disk, as it comes, to its end."""
         incoming: Incoming | None = None
         asked = self._asked
         try:

@@ -156,7 +156,7 @@ class Node:
             checkpoint_period=options.checkpoint_period,
         )
         follower = Follower(self._relay, store, core.executor, self._watching)
-        desk = Desk(home, store, self._stager, follower)
+        desk = Desk(home, store, self._stager, follower, self._background.start)
         self.door = Door(submit, store, self._background.start, desk)
         self.engine.attach(self.door)
 

@@ -48,7 +48,7 @@ class Relay:
         node_id: str,
         send: Callable[[Ask | Told], bool],
         is_mine: Callable[[str, str], bool],
-        start: Callable[[Awaitable[None]], None],
+        start: Callable[[Awaitable[None]], object],
     ) -> None:
         """`send` is false while there is no load balancer; `is_mine(whom, name)`: that is this node; `start`
         runs a coroutine in the background."""

@@ -38,7 +38,7 @@ class TaskPool(Pool):
         node_id: str,
         offset: float,
         tell: Callable[[FromHelpers | TasksKnown], None],
-        start: Callable[[Any], None],
+        start: Callable[[Any], object],
         *,
         modules: str,
         most_tasks: int,

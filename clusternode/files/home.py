@@ -89,10 +89,10 @@ class Home:
     async def _piece(self, asker: str, asked: Any) -> bytes:
         """Of a file that a job brings along, or goes on from."""
         match asked:
-            case (str(ticket), str(digest), int(offset)) if is_digest(digest) and offset >= 0:
-                files = self.files if not ticket else self._space(ticket)
-                if digest not in files:
-                    raise Refused(NOT_FOUND, f"there is no file {digest}")
+            case (str(ticket), str(digest), int(offset)) if 0 <= offset < 2**62:
+                files = self._known_space(ticket) if ticket else self.files
+                if files is None or digest not in files:
+                    raise Refused(NOT_FOUND, f"there is no file {digest[:64]}")
                 return await asyncio.to_thread(files.piece, digest, offset, PIECE_BYTES)
         raise _strange()
 
@@ -208,6 +208,11 @@ class Home:
         if where == CHECKPOINT and extras is not None and extras.checkpoint:
             return self._space(ticket)
         raise Refused(REFUSED, f"this job has no {where[:20]} to bring")
+
+    def _known_space(self, ticket: str) -> Files | None:
+        """Where its checkpoint is, if it has one."""
+        is_there = is_ticket(ticket) and (self._checkpoints / ticket).is_dir()
+        return self._space(ticket) if is_there else None
 
     def _space(self, ticket: str) -> Files:
         if not is_ticket(ticket):

@@ -51,10 +51,15 @@ class Mover:
             if task is None:
                 task = asyncio.ensure_future(self._fetch_into(self._cache, ticket, "", digest))
                 self._fetching[digest] = task
-                task.add_done_callback(lambda _: self._fetching.pop(digest, None))
+                task.add_done_callback(lambda _: self._fetched(digest))
             # One of those who wait may be cancelled; the others still want it.
             await asyncio.shield(task)
         return self._cache
+
+    def _fetched(self, digest: str) -> None:
+        task = self._fetching.pop(digest)
+        if not task.cancelled():
+            task.exception()  # for those who still wait; where nobody does, it is no news
 
     async def fetch_to(self, ticket: str, file: ResultFile, target: Path) -> None:
         """A file of the job's checkpoint. Raises as `fetch`."""

@@ -11,7 +11,6 @@ Jobs without files never come here.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import shutil
@@ -74,7 +73,7 @@ class Stager:
         mover: Mover,
         spawn: Callable[[Spawn | SpawnTask], None],
         submit: Callable[[Event], None],
-        start: Callable[[Awaitable[None]], None],
+        start: Callable[[Awaitable[None]], asyncio.Task[None]],
         now: Callable[[], float],
         *,
         address: str,
@@ -103,8 +102,7 @@ class Stager:
         assert job.extras is not None
         stage = Stage(self._directory / f"{key[0]}.{key[1]}", job.extras)
         self._stages[key] = stage
-        stage.preparing = asyncio.ensure_future(self._prepare(job, stage))
-        self._start(_quietly(stage.preparing))
+        stage.preparing = self._start(self._prepare(job, stage))
 
     def kill(self, ticket: str, attempt: int) -> bool:
         """Ends it where it has not started; False where it has, or is not here."""
@@ -135,8 +133,7 @@ class Stager:
             self._end(key, None, f"its files could not be kept here: {error.strerror} ({error.filename})")
             return
         if extras.checkpoint:
-            stage.periodic = asyncio.ensure_future(self._take_for_ever(job.ticket, job.attempt, stage))
-            self._start(_quietly(stage.periodic))
+            stage.periodic = self._start(self._take_for_ever(job.ticket, job.attempt, stage))
         self._spawn(self._staged(job, stage))
 
     def _staged(self, job: Spawn | SpawnTask, stage: Stage) -> Spawn | SpawnTask:
@@ -177,8 +174,7 @@ class Stager:
     def ship(self, ticket: str, attempt: int) -> None:
         """Brings home what it has left; Shipped follows."""
         stage = self._stages[ticket, attempt]
-        stage.shipping = asyncio.ensure_future(self._ship((ticket, attempt), stage))
-        self._start(_quietly(stage.shipping))
+        stage.shipping = self._start(self._ship((ticket, attempt), stage))
 
     def unship(self, ticket: str, attempt: int) -> None:
         """Nobody wants it any more."""
@@ -272,9 +268,3 @@ def _make(stage: Stage) -> None:
 
 def _signature(found: list[Found]) -> object:
     return [(each.path, each.size, os.stat(each.at).st_mtime_ns) for each in found]
-
-
-async def _quietly(task: asyncio.Task[None]) -> None:
-    """Its end, also where it was cancelled; what it raised is raised."""
-    with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.shield(task)
