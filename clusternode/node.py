@@ -135,7 +135,8 @@ class Node:
             hang_period=options.task_hang_period,
         )
         self._link = Link(options.host, options.port, self._on_up, self._on_message, self._on_down)
-        self._relay = Relay(core.identity.node_id, self._send, self._is_mine, self._background.start)
+        start = self._background.start
+        self._relay = Relay(core.identity.node_id, self._send, self._is_mine, start, self._link.has_room)
         home.serve(self._relay)
         self._home = home
         core.origin.has_file = home.files.__contains__

@@ -19,6 +19,8 @@ from protocol.relay import AWAY, NO_ROOM
 AGAIN_FIRST, AGAIN_LAST = 0.1, 3.0
 #: Pieces of one file asked for at once: the way to and fro costs more than the pieces.
 AHEAD = 4
+#: And of all files together, either way: so much is under way on the link at most, and all else goes on.
+PIECES_AT_ONCE = 16
 #: Partial results of one job that wait for their origin; more are not kept.
 PARTIALS_WAITING = 1000
 #: A file that the origin does not know the beginning of is brought anew so often.
@@ -33,6 +35,7 @@ class Mover:
         self._relay = relay
         self._home = home
         self._cache = cache
+        self._pieces = asyncio.Semaphore(PIECES_AT_ONCE)
         self._fetching: dict[str, asyncio.Task[None]] = {}
         #: By ticket: whose turn it is to come home, and how many partial results wait.
         self._handing_in: dict[str, tuple[asyncio.Lock, int]] = {}
@@ -118,7 +121,7 @@ class Mover:
                     while True:
                         data = await asyncio.to_thread(file.read, PIECE_BYTES)
                         piece = (where, ticket, digest, size, offset, data)
-                        there = await self._patiently(lambda: self._relay.ask("origin", ticket, "put", piece))  # noqa: B023
+                        there = await self._put(ticket, piece)
                         offset += len(data)
                         if there >= size:
                             return
@@ -127,6 +130,13 @@ class Mover:
             except Refused as refused:
                 if refused.status != CONFLICT or tries == ANEW - 1:
                     raise
+
+    async def _put(self, ticket: str, piece: tuple[Any, ...]) -> int:
+        return int(await self._patiently(lambda: self._ask_for_piece(ticket, "put", piece)))
+
+    async def _ask_for_piece(self, ticket: str, what: str, asked: tuple[Any, ...]) -> Any:
+        async with self._pieces:
+            return await self._relay.ask("origin", ticket, what, asked)
 
     async def _fetch_into(self, files: Files, ticket: str, space: str, digest: str) -> None:
         """Some pieces are always under way; the last one is shorter than the others, or empty."""
@@ -155,7 +165,7 @@ class Mover:
 
     async def _piece(self, ticket: str, space: str, digest: str, offset: int) -> bytes:
         asked = (space, digest, offset)
-        data = await self._patiently(lambda: self._relay.ask("origin", ticket, "piece", asked))
+        data = await self._patiently(lambda: self._ask_for_piece(ticket, "piece", asked))
         if not isinstance(data, bytes):
             raise Refused(CONFLICT, "a piece that is no bytes")
         return data
