@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from clusternode.core.done import view_of_done
 from clusternode.files.home import Home
 from clusternode.files.stage import Stager
-from clusternode.files.store import Incoming, Mismatch
 from clusternode.following import Follower, Over, Written
 from clusternode.relay import Refused
 from clusternode.store.sqlite import SqliteStore, TicketRow
+from clusternode.uploads import Uploading
 from protocol.dialogue import Fetch, Has, Partial, Tail, TakeCheckpoint, Upload
 from protocol.errors import ProtocolError
 from protocol.file_replies import (
@@ -22,11 +21,10 @@ from protocol.file_replies import (
     PartialOf,
     TailJson,
     TailText,
-    Uploaded,
     file_head,
 )
 from protocol.job import Command, Report, Task
-from protocol.limits import MIB, PIECE_BYTES
+from protocol.limits import PIECE_BYTES
 from protocol.replies import (
     Failure,
     JobView,
@@ -37,9 +35,6 @@ from protocol.replies import (
     render_text,
     status_fields,
 )
-
-#: Of an upload, so much waits for the disk; then its client waits.
-UPLOAD_BUFFER = 4 * MIB
 
 
 class Desk:
@@ -121,9 +116,10 @@ class Desk:
                 more = {"exit_code": fields["exit_code"], "reason": fields["reason"]}
                 yield form.end(status_fields(news) | more)
 
-    def receive(self, asked: Upload, changed: Callable[[], None]) -> Uploading:
-        """A file that a client sends; `changed` is called when there is room for more, and at its end."""
-        uploading = Uploading(self._home, asked, changed)
+    def receive(self, asked: Upload, changed: Callable[[], None], before: Uploading | None) -> Uploading:
+        """A file that a client sends, behind another; `changed` is called when there is room for more, and
+        at its end."""
+        uploading = Uploading(self._home.files, asked, changed, before)
         self._start(uploading.write())
         return uploading
 
@@ -143,75 +139,3 @@ class Desk:
 
 def _result_dir(view: JobView) -> str:
     return view.spec.extras.result_dir if isinstance(view.spec, Command | Task) else ""
-
-
-class Uploading:
-    """A file from a client: its pieces go to the disk in a thread, in order."""
-
-    def __init__(self, home: Home, asked: Upload, changed: Callable[[], None]) -> None:
-        self._home = home
-        self._asked = asked
-        self._changed = changed
-        self._missing = asked.size
-        self._waiting: list[bytes] = []
-        self._waiting_bytes = 0
-        self._is_aborted = False
-        self._came = asyncio.Event()
-        #: What its client is told; None until that is known.
-        self.reply: Reply | None = None
-
-    @property
-    def is_whole(self) -> bool:
-        """All of it has come."""
-        return self._missing == 0
-
-    @property
-    def is_full(self) -> bool:
-        return self._waiting_bytes > UPLOAD_BUFFER
-
-    def feed(self, data: bytes) -> bytes:
-        """Takes what is of it; returns what follows."""
-        mine, rest = data[: self._missing], data[self._missing :]
-        self._missing -= len(mine)
-        if self.reply is None:  # else it is refused already
-            self._waiting.append(mine)
-            self._waiting_bytes += len(mine)
-            self._came.set()
-        return rest
-
-    def abort(self) -> None:
-        """No more of it will come."""
-        if not self.is_whole:
-            self._is_aborted = True
-            self._came.set()
-
-    async def write(self) -> None:
-        """To the disk, as it comes, to its end."""
-        incoming: Incoming | None = None
-        asked = self._asked
-        try:
-            incoming = await asyncio.to_thread(self._home.files.begin, asked.digest, asked.size)
-            while incoming.received < asked.size:
-                await self._came.wait()
-                self._came.clear()
-                if self._is_aborted:
-                    self._end(Failure("That upload ended too early: nothing of it was kept."))
-                    return
-                data, self._waiting, self._waiting_bytes = b"".join(self._waiting), [], 0
-                self._changed()
-                await asyncio.to_thread(incoming.write, data)
-            await asyncio.to_thread(incoming.finish)
-            self._end(Uploaded(asked.digest, asked.size))
-        except Mismatch as fault:
-            self._end(Failure(f"That upload is not what was announced: {fault}. Nothing of it was kept."))
-        except OSError as error:
-            said = error.strerror or os.strerror(error.errno or 0)
-            self._end(Failure(f"That upload could not be kept: {said}. Nothing of it was."))
-        finally:
-            if incoming is not None:
-                incoming.abort()
-
-    def _end(self, reply: Reply) -> None:
-        self.reply = reply
-        self._waiting, self._waiting_bytes = [], 0
-        self._changed()
