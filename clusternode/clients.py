@@ -124,7 +124,7 @@ class Client(asyncio.Protocol):
         self._input_over = False
         self._working = False
         self._flushing = False
-        self._streaming = False
+        self._streaming: asyncio.Task[None] | None = None
         self._lookups: dict[int, LookUp] = {}
         #: Set whenever replies have left, or will never leave.
         self._moved = asyncio.Event()
@@ -167,6 +167,8 @@ class Client(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._input_over = True
         self._intake.abort()
+        if self._streaming is not None:
+            self._streaming.cancel()  # it may wait for what does not come for hours
         self._lines.clear()
         self._lookups.clear()
         self._held_back.clear()
@@ -295,13 +297,15 @@ class Client(asyncio.Protocol):
                 self._stream_later(number, self._door.desk.tail(request, self._reads_json(number)))
             case Fetch(_, path) if path:
                 self._stream_later(number, self._door.desk.send_file(request, self._reads_json(number)))
-            case Fetch() | Has() | Partial() | TakeCheckpoint():
-                self._door.background(self._answer_by_desk(number, request))
+            case Fetch() | Has() | Partial():
+                self._stream_later(number, self._door.desk.in_turn(request, self._reads_json(number)))
+            case TakeCheckpoint():
+                self._door.background(self._take_checkpoint(number, request))
             case Upload():
                 # Its bytes are no lines, and have come as such.
                 self._reply(number, Failure("upload comes first on its line; the connection ends."))
 
-    async def _answer_by_desk(self, number: int, request: Fetch | Has | Partial | TakeCheckpoint) -> None:
+    async def _take_checkpoint(self, number: int, request: TakeCheckpoint) -> None:
         self._reply(number, await self._door.desk.answer(request))
 
     def _stream_later(self, number: int, chunks: AsyncGenerator[bytes]) -> None:
@@ -380,8 +384,7 @@ class Client(asyncio.Protocol):
             if data is None:
                 break
             if not isinstance(data, bytes):
-                self._streaming = True
-                self._door.background(self._stream(data))
+                self._streaming = self._door.background(self._stream(data))
                 break
             chunks.append(data)
             size += len(data)
@@ -407,14 +410,19 @@ class Client(asyncio.Protocol):
         """A reply of many pieces, as fast as the client reads."""
         transport = self._transport
         assert transport is not None
-        async with contextlib.aclosing(chunks):
-            async for chunk in chunks:
-                if transport.is_closing():
-                    break
-                transport.write(chunk)
-                await self._writable.wait()
+        try:
+            async with contextlib.aclosing(chunks):
+                async for chunk in chunks:
+                    if transport.is_closing():
+                        break
+                    transport.write(chunk)
+                    await self._writable.wait()
+        except OSError as error:
+            # It was promised so many bytes: only the end of the connection tells that they do not come.
+            log.warning("a reply broke off in the middle: %s", error.strerror)
+            transport.abort()
         self._next_reply += 1
-        self._streaming = False
+        self._streaming = None
         self._schedule_flush()
 
     async def _listing(self, as_json: bool) -> AsyncGenerator[bytes]:

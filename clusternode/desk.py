@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from clusternode.core.done import view_of_done
@@ -23,7 +24,7 @@ from protocol.file_replies import (
     TailText,
     file_head,
 )
-from protocol.job import Command, Report, Task
+from protocol.job import Command, Report, ResultFile, Task
 from protocol.limits import PIECE_BYTES
 from protocol.replies import (
     Failure,
@@ -72,28 +73,41 @@ class Desk:
         report = view.report or Report()
         return FilesOf(asked.ticket, _result_dir(view), report.files)
 
+    async def in_turn(self, asked: Fetch | Has | Partial, as_json: bool) -> AsyncGenerator[bytes]:
+        """The same, rendered: only when what was asked before has been answered, which may change it."""
+        reply = await self.answer(asked)
+        yield render_json(reply) if as_json else render_text(reply)
+
     async def send_file(self, asked: Fetch, as_json: bool) -> AsyncGenerator[bytes]:
-        """A file that a job left, or one line that says why not."""
+        """A file that a job left, or one line that says why not. Raises OSError in the middle of one."""
+        found = await self._find(asked)
+        if isinstance(found, ResultFile):
+            try:
+                first = await self._piece(found, 0)
+            except OSError as error:
+                found = Failure(f"{asked.path!r} of {asked.ticket} cannot be read: {error.strerror}.")
+            else:
+                yield file_head(found, as_json) + first
+                for offset in range(len(first), found.size, PIECE_BYTES):
+                    yield await self._piece(found, offset)
+                return
+        yield render_json(found) if as_json else render_text(found)
+
+    async def _find(self, asked: Fetch) -> ResultFile | Reply:
         view = await self._done(asked.ticket)
-        reply: Reply | None = None if isinstance(view, JobView) else view
-        file = None
-        if isinstance(view, JobView):
-            files = (view.report or Report()).files
-            file = next((each for each in files if each.path == asked.path), None)
-            if file is None:
-                reply = Failure(
-                    f"{asked.ticket} left no file {asked.path!r}; fetch {asked.ticket} lists them."
-                )
-            elif file.digest not in self._home.files:
-                reply = Failure(f"The file {asked.path!r} of {asked.ticket} is not there any more.")
-        if reply is not None or file is None:
-            assert reply is not None
-            yield render_json(reply) if as_json else render_text(reply)
-            return
-        yield file_head(file, as_json)
-        for offset in range(0, file.size, PIECE_BYTES):
-            data = await asyncio.to_thread(self._home.files.piece, file.digest, offset, PIECE_BYTES)
-            yield data
+        if not isinstance(view, JobView):
+            return view
+        for file in (view.report or Report()).files:
+            if file.path == asked.path:
+                return file
+        return Failure(f"{asked.ticket} left no file {asked.path!r}; fetch {asked.ticket} lists them.")
+
+    async def _piece(self, file: ResultFile, offset: int) -> bytes:
+        """Raises OSError also where the file is shorter than it was."""
+        data = await asyncio.to_thread(self._home.files.piece, file.digest, offset, PIECE_BYTES)
+        if len(data) < min(PIECE_BYTES, file.size - offset):
+            raise OSError(errno.EIO, f"file {file.digest} is shorter than it was")
+        return data
 
     async def tail(self, asked: Tail, as_json: bool) -> AsyncGenerator[bytes]:
         """Its output as it comes, to its end; or one line that says why not."""
