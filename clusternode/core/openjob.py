@@ -31,6 +31,7 @@ class OpenJob:
         "at_most_once",
         "body",
         "cancelled",
+        "key",
         "priority",
         "retries",
         "seq",
@@ -52,6 +53,7 @@ class OpenJob:
         self.priority = command.extras.priority
         self.tag = command.extras.tag
         self.after = command.extras.after
+        self.key = command.extras.key
         #: What it is, where it is one; what it is in, where it is in one.
         self.array: Array | None = None
         self.within: Array | None = None
@@ -73,7 +75,8 @@ class Stored(NamedTuple):
 
 
 class Seeking(NamedTuple):
-    """A submission that comes after tickets of which the store must say how they ended; `known`: has said."""
+    """A submission whose key the store may know, or that comes after tickets of which the store must say how
+    they ended; `known`: has said."""
 
     client: int
     line: Line

@@ -18,14 +18,17 @@ from clusternode.core.events import (
     CancelAsked,
     Done,
     Find,
+    Found,
     Line,
     LookUp,
     Outcome,
     Send,
     Submitted,
     Tell,
+    Withdrawn,
 )
-from clusternode.core.openjob import OpenJob, Seeking, Stored, Waiter
+from clusternode.core.keys import Keys, key_of
+from clusternode.core.openjob import Asking, OpenJob, Seeking, Stored, Waiter
 from clusternode.core.questions import Questions
 from clusternode.core.subscriptions import Subscriptions
 from protocol.arrays import jobs_of, size_of
@@ -82,7 +85,8 @@ class Origin:
         self.stale = 0
         self.outcomes: dict[str, int] = {str(outcome): 0 for outcome in JobOutcome}
         self.questions = Questions(self)
-        self._after = After()
+        self.keys = Keys(self)
+        self.after = After()
         self._subscriptions = Subscriptions()
         self._seeking: list[Seeking] = []
         self._sought: dict[int, list[Seeking]] = {}
@@ -111,7 +115,9 @@ class Origin:
                 job.cancelled = job.cancelled or cancelled
                 array.add([ticket])
             if job.after:
-                self._after.add(ticket, job.after)
+                self.after.add(ticket, job.after)
+            if job.key:
+                self.keys.restore(job.key, ticket)
         self._unsent = {ticket: job for ticket, job in self.open.items() if self._is_to_be_sent(ticket, job)}
 
     def to_count(self) -> dict[str, tuple[int, int]]:
@@ -129,11 +135,11 @@ class Origin:
             job.array.recall(how)
             if not job.array.open:
                 over.append(job.array.ended(job.cancelled, now))
-        self._end(over, now, out)
+        self.end(over, now, out)
 
     def to_find(self) -> list[str]:
         """At the start: the tickets whose `Found` (AT_START) is to be the first event."""
-        return [ticket for ticket in self._after.awaited() if ticket not in self.open]
+        return [ticket for ticket in self.after.awaited() if ticket not in self.open]
 
     # --- clients ---------------------------------------------------------------------------------
 
@@ -145,7 +151,10 @@ class Origin:
             if fault is not None:
                 out.actions.append(Answer(client, line.seq, Failure(fault)))
                 return
-            self._submit(client, line, asked.spec, {}, now, out)
+            if key_of(asked.spec):
+                self._submit_with_key(client, line, asked.spec, connected, out)
+            else:
+                self._submit(client, line, asked.spec, {}, now, connected, out)
         elif isinstance(asked, Nodes | Stats):
             self.questions.ask(client, line, connected, out)
         elif isinstance(asked, Subscribe | Unsubscribe):
@@ -158,15 +167,27 @@ class Origin:
             self._cancel(client, line, asked.ticket, open_job, now, connected, out)
         elif isinstance(asked, GetResult) and line.as_json and open_job.array is not None:
             out.actions.append(LookUp(client, line.seq, asked, asked.ticket))  # for its jobs
-        elif (isinstance(asked, Status) or line.as_json) and not self._is_held(asked.ticket, open_job):
+        elif (isinstance(asked, Status) or line.as_json) and not self._is_ours(asked.ticket, open_job):
             self.questions.ask(client, line, connected, out)
         else:
             view = self.view(asked.ticket, open_job)
             reply = StatusOf(view) if isinstance(asked, Status) else ResultOf(view)
             out.actions.append(Answer(client, line.seq, reply))
 
+    def _submit_with_key(self, client: int, line: Line, spec: JobSpec, connected: bool, out: Outcome) -> None:
+        """The store is asked first for a ticket that has ended; those that are open are in memory."""
+        if self.keys.is_first(key_of(spec), Asking(line, client), connected, out):
+            self._seeking.append(Seeking(client, line, spec, [], {}))
+
     def _submit(
-        self, client: int, line: Line, spec: JobSpec, known: dict[str, str | None], now: float, out: Outcome
+        self,
+        client: int,
+        line: Line,
+        spec: JobSpec,
+        known: dict[str, str | None],
+        now: float,
+        connected: bool,
+        out: Outcome,
     ) -> None:
         """Gives the ticket, once each that it comes after is open, or `known` to have ended so."""
         ticket, job = line.ticket, OpenJob(self._next_seq, now, spec, spec.pack(), False)
@@ -181,19 +202,27 @@ class Origin:
                     f"--after takes a ticket of this node, which {strange} is not: nothing was submitted."
                 )
                 out.actions.append(Answer(client, line.seq, Failure(reason)))
+                for behind, other in self.keys.settle(job.key):
+                    assert isinstance(behind.asked, Submit)
+                    self._submit_with_key(other, behind, behind.asked.spec, connected, out)
                 return
         self._next_seq += 1
         self.open[ticket] = job
         self.submitted += 1
-        out.records.append(Submitted(job.seq, ticket, now, job.body))
-        out.actions.append(Answer(client, line.seq, TicketIssued(ticket)))
+        out.records.append(Submitted(job.seq, ticket, now, job.body, job.key))
+        if job.key:
+            self.keys.open[job.key] = ticket
+            lines = [Asking(line, client), *self.keys.settle(job.key)]
+            self.keys.issue(job.key, ticket, lines, connected, out)
+        else:
+            out.actions.append(Answer(client, line.seq, TicketIssued(ticket)))
         if line.tickets:
             assert isinstance(spec, Command)
             self._add_array(line, spec, job, now, out)
         if job.after:
             self._start_after(ticket, job, known, now, out)
         else:
-            self._hand_in(ticket)
+            self.hand_in(ticket)
 
     def _start_after(
         self, ticket: str, job: OpenJob, known: dict[str, str | None], now: float, out: Outcome
@@ -201,11 +230,11 @@ class Origin:
         bad = next((each for each, outcome in known.items() if outcome != JobOutcome.SUCCEEDED), None)
         awaited = [each for each in job.after if each in self.open]
         if bad is not None:
-            self._end(self._not_started(ticket, bad, known[bad], now), now, out)
+            self.end(self._not_started(ticket, bad, known[bad], now), now, out)
         elif awaited:
-            self._after.add(ticket, awaited)
+            self.after.add(ticket, awaited)
         else:
-            self._hand_in(ticket)
+            self.hand_in(ticket)
 
     def _add_array(self, line: Line, spec: Command, parent: OpenJob, now: float, out: Outcome) -> None:
         """Its jobs, in the same commit as itself."""
@@ -221,21 +250,27 @@ class Origin:
         self.submitted += array.size
 
     def seek(self, out: Outcome) -> None:
-        """Asks the store once for all that this step's submissions come after."""
+        """Asks the store once for the keys of all this step's submissions, and for what they come after."""
         if self._seeking:
             number, self._next_find = self._next_find, self._next_find + 1
             self._sought[number], self._seeking = self._seeking, []
             tickets = dict.fromkeys(each for seeking in self._sought[number] for each in seeking.missing)
-            out.actions.append(Find(number, tuple(tickets)))
+            keys = tuple(key for seeking in self._sought[number] if (key := key_of(seeking.spec)))
+            out.actions.append(Find(number, tuple(tickets), keys))
 
-    def found(self, number: int, outcomes: Mapping[str, str | None], now: float, out: Outcome) -> None:
+    def found(self, found: Found, now: float, connected: bool, out: Outcome) -> None:
         """What the store says. It is asked again for what was open then and has ended since."""
-        if number == AT_START:
-            for ticket, outcome in outcomes.items():
-                self._end(self._follow(ticket, outcome, now), now, out)
-        for seeking in self._sought.pop(number, ()):
-            seeking.known.update((ticket, outcomes[ticket]) for ticket in seeking.missing)
-            self._submit(seeking.client, seeking.line, seeking.spec, seeking.known, now, out)
+        if found.number == AT_START:
+            for ticket, outcome in found.outcomes.items():
+                self.end(self._follow(ticket, outcome, now), now, out)
+        for client, line, spec, missing, known in self._sought.pop(found.number, ()):
+            key = key_of(spec)
+            if key in found.keys:  # the load balancer may know it as another's
+                lines = [Asking(line, client), *self.keys.settle(key)]
+                self.keys.issue(key, found.keys[key], lines, connected, out)
+                continue
+            known.update((ticket, found.outcomes[ticket]) for ticket in missing)
+            self._submit(client, line, spec, known, now, connected, out)
 
     def _subscribe(self, client: int, asked: Subscribe | Unsubscribe) -> Reply:
         if isinstance(asked, Unsubscribe):
@@ -275,9 +310,9 @@ class Origin:
         out: Outcome,
     ) -> None:
         tickets = [ticket] if job.array is None else list(job.array.open)
-        if self._gate(ticket, job) in self._after:  # nobody else knows of it
+        if self._gate(ticket, job) in self.after:  # nobody else knows of it
             job.cancelled = True
-            self._end([never_started(each, now) for each in tickets], now, out)
+            self.end([never_started(each, now) for each in tickets], now, out)
             out.actions.append(LookUp(client, line.seq, CancelJob(ticket), ticket))
             return
         if not job.cancelled:
@@ -287,14 +322,15 @@ class Origin:
             self.open[each].cancelled = True
         if connected:
             # Where the JOB is still to go, the cancel goes with it.
-            self._send_cancels([each for each in tickets if each not in self._unsent], out)
+            sent = [t for t in tickets if t not in self._unsent and not self._is_held(t, self.open[t])]
+            self._send_cancels(sent, out)
             self._wait(job, ticket, Waiter(client, line.seq, True))
         else:
             reply = CancelOf(self.view(ticket, job), requested=True)
             out.actions.append(Answer(client, line.seq, reply))
 
     def view(self, ticket: str, job: OpenJob) -> JobView:
-        awaited = self._after.awaited_by(self._gate(ticket, job))
+        awaited = self.after.awaited_by(self._gate(ticket, job))
         array = None if job.array is None else job.array.view()
         state = JobState.RUNNING if array and not awaited else JobState.QUEUED
         spec = unpack_spec(job.body)
@@ -304,6 +340,7 @@ class Origin:
 
     def link_up(self, out: Outcome) -> None:
         """Hands in again whatever is not acknowledged, and every cancel that has no result yet."""
+        self.keys.link_up()
         self._unsent = {ticket: job for ticket, job in self.open.items() if self._is_to_be_sent(ticket, job)}
         self.forward(out)
         self._send_cancels((ticket for ticket, job in self.open.items() if job.cancelled and job.acked), out)
@@ -312,8 +349,12 @@ class Origin:
         return not job.acked and not self._is_held(ticket, job)
 
     def _is_held(self, ticket: str, job: OpenJob) -> bool:
-        """The load balancer is told nothing of it: it waits for others, or is an array."""
-        return job.array is not None or self._gate(ticket, job) in self._after
+        """The load balancer is told nothing of it yet."""
+        return self._is_ours(ticket, job) or self._gate(ticket, job) in self.keys.unclaimed
+
+    def _is_ours(self, ticket: str, job: OpenJob) -> bool:
+        """Nobody else knows of it: it waits for others, or is an array."""
+        return job.array is not None or self._gate(ticket, job) in self.after
 
     def _gate(self, ticket: str, job: OpenJob) -> str:
         """Whose waiting holds it up: the jobs of an array have none of their own."""
@@ -321,6 +362,7 @@ class Origin:
 
     def link_down(self, out: Outcome) -> None:
         self.questions.link_down(out)
+        self.keys.link_down(out)
         for ticket, job in self.open.items():
             if job.waiters and any(waiter.cancels for waiter in job.waiters):
                 self._release_cancels(ticket, job, out)
@@ -335,6 +377,7 @@ class Origin:
 
     def forward(self, out: Outcome) -> None:
         """Hands in what was not yet sent on this link."""
+        self.keys.forward(out)
         if not self._unsent:
             return
         unsent, self._unsent = self._unsent, {}
@@ -357,8 +400,13 @@ class Origin:
         """The load balancer has nothing of these: hand them in again."""
         for ticket in tickets:
             job = self.open.get(ticket)
-            if job is not None and not self._is_held(ticket, job):
-                job.acked = False
+            if job is None or self._is_ours(ticket, job):
+                continue
+            job.acked = False
+            gate = self._gate(ticket, job)
+            if key := self.open[gate].key:
+                self.keys.ask_again(key, gate)
+            else:
                 self._unsent[ticket] = job
 
     def results(self, results: Iterable[Ended], now: float, out: Outcome) -> None:
@@ -370,17 +418,19 @@ class Origin:
             if job is None or job.array is not None:
                 self.stale += 1  # a repetition
             else:
-                self._end([ended], now, out)
+                self.end([ended], now, out)
         if acks:
             out.actions.append(Send(AckResults(acks)))
 
-    def _end(self, ending: list[Ended], now: float, out: Outcome) -> None:
+    def end(self, ending: list[Ended], now: float, out: Outcome) -> None:
         """The one place where tickets end; in the same commit so does what will not start after them."""
         while ending:  # no recursion: a chain may be long
             ended = ending.pop()
             ticket, outcome = ended.ticket, ended.outcome
             job = self.open.pop(ticket)
             self._unsent.pop(ticket, None)
+            if job.key:
+                self.keys.end(job.key, ticket)
             self.outcomes[outcome] += 1
             out.records.append(Done(job.seq, ended))
             if job.waiters:
@@ -390,17 +440,17 @@ class Origin:
             if job.within is not None and job.within.end(ticket, outcome):
                 parent = self.open[job.within.ticket]
                 ending.append(job.within.ended(parent.cancelled, now))
-            if self._after:
-                self._after.leave(ticket)
+            if self.after:
+                self.after.leave(ticket)
                 ending += self._follow(ticket, outcome, now)
 
     def _follow(self, ticket: str, outcome: str | None, now: float) -> list[Ended]:
         """It ended so: what came after it is handed in, or ends as this list says."""
         if outcome == JobOutcome.SUCCEEDED:
-            for each in self._after.succeeded(ticket):
-                self._hand_in(each)
+            for each in self.after.succeeded(ticket):
+                self.hand_in(each)
             return []
-        followers = self._after.failed(ticket)
+        followers = self.after.failed(ticket)
         return [ended for each in followers for ended in self._not_started(each, ticket, outcome, now)]
 
     def _not_started(self, ticket: str, awaited: str, outcome: str | None, now: float) -> list[Ended]:
@@ -411,10 +461,25 @@ class Origin:
         array.why = why
         return [not_started(each, why, now) for each in array.open]
 
-    def _hand_in(self, ticket: str) -> None:
+    def hand_in(self, ticket: str) -> None:
+        """It waits for nothing more, unless it is for its key."""
+        if ticket in self.keys.unclaimed:
+            return
         array = self.open[ticket].array
         for each in (ticket,) if array is None else array.open:
-            self._unsent[each] = self.open[each]
+            if not self.open[each].acked:
+                self._unsent[each] = self.open[each]
+
+    def withdraw(self, ticket: str, jobs: Iterable[str], out: Outcome) -> None:
+        """Takes back a ticket, with the jobs of an array, of which nobody knows."""
+        job = self.open[ticket]
+        tickets = {ticket, *jobs}
+        out.records.append(Withdrawn(job.seq, len(tickets)))
+        self.after.leave(ticket)
+        self.keys.end(job.key, ticket)
+        self.submitted -= len(tickets)
+        for each in tickets:
+            del self.open[each]
 
     def _tell(self, job: OpenJob, ended: Ended, out: Outcome) -> None:
         clients = self._subscriptions.of(job.tag)

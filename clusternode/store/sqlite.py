@@ -8,7 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clusternode.core.events import CancelAsked, Done, Kept, Record, Released, Submitted
+from clusternode.core.events import (
+    CancelAsked,
+    Done,
+    Kept,
+    KeyFreed,
+    Record,
+    Released,
+    Submitted,
+    Withdrawn,
+)
 from clusternode.core.openjob import Stored
 from protocol.job import Ended
 from protocol.limits import KIB, MIB
@@ -68,7 +77,10 @@ _VERSION_3 = """
     ALTER TABLE kept ADD COLUMN segment INTEGER;
     CREATE INDEX kept_segments ON kept (segment) WHERE segment IS NOT NULL
     """
-_MIGRATIONS: list[Migration] = [_VERSION_1, _to_version_2, _VERSION_3]
+#: `ticket`: sealed. A key stays as long as its ticket does.
+_KEYS = "CREATE TABLE keys (key TEXT PRIMARY KEY, ticket BLOB NOT NULL) WITHOUT ROWID"
+
+_MIGRATIONS: list[Migration] = [_VERSION_1, _to_version_2, _VERSION_3, _KEYS]
 
 #: A report above this is written into a segment file, not into the database: what SQLite does with its pages
 #: costs more than one file more to make durable.
@@ -166,6 +178,11 @@ class SqliteStore:
         cancelled = [(_cancelled(r.seq), r.seq) for r in records if isinstance(r, CancelAsked)]
         done = [r for r in records if isinstance(r, Done)]
         outcomes = [(r.ended.attempt, r.ended.outcome, r.seq) for r in done]
+        keys = [
+            (r.key, seal(r.ticket.encode(), r.key)) for r in records if isinstance(r, Submitted) and r.key
+        ]
+        withdrawn = [(r.seq, r.seq + r.size) for r in records if isinstance(r, Withdrawn)]
+        freed = [(r.key, seal(r.ticket.encode(), r.key)) for r in records if isinstance(r, KeyFreed)]
         kept, released = _kept_and_released(records)
 
         def change(connection: sqlite3.Connection) -> None:
@@ -174,6 +191,9 @@ class SqliteStore:
             kept_reports = _written(self._kept, kept)
             # In this order a ticket that was submitted, cancelled and done in one batch ends as done.
             connection.executemany("INSERT INTO tickets VALUES (?, ?, ?, 0, 0, NULL, ?)", submitted)
+            connection.executemany("INSERT OR REPLACE INTO keys VALUES (?, ?)", keys)
+            connection.executemany("DELETE FROM tickets WHERE seq >= ? AND seq < ?", withdrawn)
+            connection.executemany("DELETE FROM keys WHERE key = ? AND ticket = ?", freed)
             connection.executemany("UPDATE tickets SET cancelled = ? WHERE seq = ?", cancelled)
             connection.executemany(
                 "UPDATE tickets SET attempt = ?, outcome = ? WHERE seq = ? AND outcome IS NULL", outcomes
@@ -217,6 +237,19 @@ class SqliteStore:
                 if size > PAGE_BYTES:
                     break
             return rows
+
+        return await self._database.read(query)
+
+    async def tickets_of(self, keys: Sequence[str]) -> dict[str, str]:
+        """The tickets that these keys stand for, of those that are known here."""
+
+        def query(connection: sqlite3.Connection) -> dict[str, str]:
+            found = {}
+            for key in keys:
+                row = connection.execute("SELECT ticket FROM keys WHERE key = ?", (key,)).fetchone()
+                if row is not None:
+                    found[key] = sealed_value(row[0], key).decode()
+            return found
 
         return await self._database.read(query)
 

@@ -150,7 +150,7 @@ def test_one_of_them_may_be_cancelled(bench: Bench) -> None:
 
 
 def stored(*jobs: Record, cancelled: bool = False) -> list[Stored]:
-    return [Stored(*job, cancelled and job.seq == 1) for job in jobs if isinstance(job, Submitted)]
+    return [Stored(*job[:4], cancelled and job.seq == 1) for job in jobs if isinstance(job, Submitted)]
 
 
 def restarted(spec: Command, *done: int, cancelled: bool = False) -> Bench:
