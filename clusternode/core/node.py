@@ -22,6 +22,7 @@ from clusternode.core.events import (
     Measured,
     Outcome,
     Send,
+    Shipped,
     Stop,
     TasksKnown,
     Tick,
@@ -105,6 +106,8 @@ class NodeCore:
                 self._on_message(message, out)
             case FromHelpers():
                 self.executor.heard(event, now, self.connected, out)
+            case Shipped():
+                self.executor.shipped(event, now)
             case Found(counts=counts):
                 self.origin.recall(counts, now, out)
                 self.origin.found(event, now, self.connected, out)
@@ -203,7 +206,7 @@ class NodeCore:
             self._next_exchange = now + self._period
             if self.connected:
                 before = now - self._period
-                self.executor.exchange(before, self.origin.overdue(before), now, out)
+                self.executor.outbox.exchange(before, self.origin.overdue(before), now, out)
 
     def _info(self) -> Info:
         executor = self.executor

@@ -31,6 +31,7 @@ class OpenJob:
         "at_most_once",
         "body",
         "cancelled",
+        "has_checkpoint",
         "key",
         "priority",
         "retries",
@@ -53,6 +54,7 @@ class OpenJob:
         self.priority = command.extras.priority
         self.tag = command.extras.tag
         self.after = command.extras.after
+        self.has_checkpoint = command.extras.checkpoint
         self.key = command.extras.key
         #: What it is, where it is one; what it is in, where it is in one.
         self.array: Array | None = None

@@ -18,6 +18,7 @@ from clusternode.core.events import (
     CancelAsked,
     Done,
     Find,
+    Forget,
     Found,
     Line,
     LookUp,
@@ -80,6 +81,8 @@ class Origin:
         self.tasks: Mapping[str, Signature] | None = None
         #: What a task that runs on this node says of itself.
         self.progress_of: Callable[[str], tuple[float, str] | None] = lambda ticket: None
+        #: Whether a client has uploaded a file with this digest.
+        self.has_file: Callable[[str], bool] = lambda digest: False
         self.submitted = 0
         #: Results that came again, and were dropped.
         self.stale = 0
@@ -119,6 +122,11 @@ class Origin:
             if job.key:
                 self.keys.restore(job.key, ticket)
         self._unsent = {ticket: job for ticket, job in self.open.items() if self._is_to_be_sent(ticket, job)}
+
+    def spec_of(self, ticket: str) -> JobSpec | None:
+        """Of an open job."""
+        job = self.open.get(ticket)
+        return None if job is None else unpack_spec(job.body)
 
     def to_count(self) -> dict[str, tuple[int, int]]:
         """At the start: the open arrays, (seq, size), whose counts are to come with the first event."""
@@ -282,6 +290,10 @@ class Origin:
 
     def _fault(self, spec: JobSpec) -> str | None:
         """Why this job gets no ticket."""
+        if isinstance(spec, Command | Task):
+            for path, digest in spec.extras.files:
+                if not self.has_file(digest):
+                    return f"--file {path}: {digest} was not uploaded to this node; upload comes first."
         if not isinstance(spec, Task):
             return None
         return LOADING if self.tasks is None else fault_of(self.tasks, spec.name, spec.payload)
@@ -433,6 +445,8 @@ class Origin:
                 self.keys.end(job.key, ticket)
             self.outcomes[outcome] += 1
             out.records.append(Done(job.seq, ended))
+            if job.has_checkpoint:
+                out.actions.append(Forget(ticket))
             if job.waiters:
                 self._answer_waiters(job, ended, out)
             if self._subscriptions:

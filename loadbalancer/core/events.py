@@ -9,6 +9,7 @@ from typing import NamedTuple
 from loadbalancer.core.jobs import JobRecord
 from loadbalancer.core.keys import KeyRecord
 from protocol.messages import Hello, Message, Query
+from protocol.relay import Ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,15 @@ class Send:
     message: Message
 
 
+@dataclass(frozen=True, slots=True)
+class PassOn:
+    """A question of the node on link `back`, which is told to come again where there is no room for it."""
+
+    link: int
+    ask: Ask
+    back: int
+
+
 class Stored(NamedTuple):
     """A result that is in the store."""
 
@@ -105,7 +115,7 @@ class Log:
 
 
 Record = JobRecord | KeyRecord
-Action = Send | Deliver | Accept | Close | Log
+Action = Send | PassOn | Deliver | Accept | Close | Log
 
 
 @dataclass(slots=True)

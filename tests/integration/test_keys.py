@@ -1,4 +1,4 @@
-"""Submissions with a key on real nodes: the same key gives the same ticket, on whichever node, whoever dies."""
+"""Submissions with a key on real nodes: the same key gives the same ticket, wherever, and whoever dies."""
 
 from __future__ import annotations
 
