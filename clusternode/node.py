@@ -46,7 +46,7 @@ from clusternode.core.events import (
     Unship,
 )
 from clusternode.core.node import Identity, NodeCore
-from clusternode.core.origin import AT_START
+from clusternode.core.submissions import AT_START
 from clusternode.desk import Desk
 from clusternode.door import Door
 from clusternode.executor.leftovers import empty_directory, kill_leftovers

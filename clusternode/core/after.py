@@ -83,11 +83,6 @@ def not_started(ticket: str, why: str, now: float) -> Ended:
     return Ended(ticket, 0, Outcome.FAILED, Report(finished_at=now, reason=why).pack())
 
 
-def refused(ticket: str, why: str, now: float) -> Ended:
-    """How a job ends that was submitted before, under another ticket."""
-    return Ended(ticket, 0, Outcome.CANCELLED, Report(finished_at=now, reason=why).pack())
-
-
 def never_started(ticket: str, now: float) -> Ended:
     """How a job ends that is cancelled while it waits."""
     report = Report(finished_at=now, reason="before it started")

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from clusternode.core.after import refused
 from clusternode.core.events import Answer, KeyFreed, Outcome, Send
 from clusternode.core.openjob import Asking, OpenJob
-from protocol.job import JobSpec, Sleep
+from protocol.job import Ended, JobSpec, Report, Sleep
+from protocol.job import Outcome as JobOutcome
 from protocol.messages import in_batches
 from protocol.relay import Claim, Claimed, Claiming, Owner
 from protocol.replies import TicketIssued
@@ -167,12 +167,17 @@ class Keys:
         job.cancelled = True
         if array is not None:
             array.why = why
-        origin.end([refused(each, why, now) for each in single], now, out)
+        origin.end([_refused(each, why, now) for each in single], now, out)
 
     def _is_known(self, ticket: str) -> bool:
         """Some client has learned it, as from a list of all."""
         job = self._origin.open[ticket]
         return bool(job.waiters or job.cancelled or ticket in self._origin.after.awaited())
+
+
+def _refused(ticket: str, why: str, now: float) -> Ended:
+    """How a job ends that was submitted before, under another ticket."""
+    return Ended(ticket, 0, JobOutcome.CANCELLED, Report(finished_at=now, reason=why).pack())
 
 
 def _answer(lines: Sequence[Asking], reply: TicketIssued, out: Outcome) -> None:

@@ -110,7 +110,7 @@ class NodeCore:
                 self.executor.shipped(event, now)
             case Found(counts=counts):
                 self.origin.recall(counts, now, out)
-                self.origin.found(event, now, self.connected, out)
+                self.origin.submissions.found(event, now, self.connected, out)
             case ClientGone(client):
                 self.origin.client_gone(client)
             case LinkUp():
@@ -132,7 +132,7 @@ class NodeCore:
                 return out
             case Tick():
                 self._on_tick(out)
-        self.origin.seek(out)
+        self.origin.submissions.seek(out)
         if self.connected:
             self.origin.forward(out)
         self.executor.advance(now, self.connected, out)

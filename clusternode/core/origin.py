@@ -17,25 +17,23 @@ from clusternode.core.events import (
     Answer,
     CancelAsked,
     Done,
-    Find,
     Forget,
-    Found,
     Line,
     LookUp,
     Outcome,
     Send,
-    Submitted,
     Tell,
     Withdrawn,
 )
-from clusternode.core.keys import Keys, key_of
-from clusternode.core.openjob import Asking, OpenJob, Seeking, Stored, Waiter
+from clusternode.core.keys import Keys
+from clusternode.core.openjob import OpenJob, Stored, Waiter
 from clusternode.core.questions import Questions
+from clusternode.core.submissions import Submissions
 from clusternode.core.subscriptions import Subscriptions
-from protocol.arrays import jobs_of, size_of
+from protocol.arrays import size_of
 from protocol.dialogue import CancelJob, GetResult, Nodes, Stats, Status, Submit, Subscribe, Unsubscribe, Wait
 from protocol.errors import ProtocolError
-from protocol.job import Command, Ended, JobSpec, JobState, Task, unpack_spec
+from protocol.job import Ended, JobSpec, JobState, unpack_spec
 from protocol.job import Outcome as JobOutcome
 from protocol.limits import REQUEST_ITEMS, SUBSCRIPTIONS_LIMIT
 from protocol.messages import (
@@ -56,14 +54,9 @@ from protocol.replies import (
     ResultOf,
     StatusOf,
     Subscribed,
-    TicketIssued,
     Unsubscribed,
 )
-from protocol.tasks import Signature, fault_of
-
-#: The number of the `Found` that comes first.
-AT_START = 0
-LOADING = "The tasks of this node are still being loaded; please come back in a moment."
+from protocol.tasks import Signature
 
 
 class Origin:
@@ -73,7 +66,6 @@ class Origin:
         Raises ProtocolError if a job in the store is of another version.
         """
         self.open: dict[str, OpenJob] = {}
-        self._next_seq = next_seq
         #: This node's row of `nodes`, and its counters; kept up to date by the core before each question.
         self.own_fields: dict[str, Any] = {}
         self.stats: dict[str, Any] = {}
@@ -88,12 +80,10 @@ class Origin:
         self.stale = 0
         self.outcomes: dict[str, int] = {str(outcome): 0 for outcome in JobOutcome}
         self.questions = Questions(self)
+        self.submissions = Submissions(self, next_seq)
         self.keys = Keys(self)
         self.after = After()
         self._subscriptions = Subscriptions()
-        self._seeking: list[Seeking] = []
-        self._sought: dict[int, list[Seeking]] = {}
-        self._next_find = AT_START + 1
         self._unsent: dict[str, OpenJob] = {}
         self._waiting: dict[int, set[str]] = {}
         #: Where the last REQUEST_OF_RES ended, so that each gets its turn.
@@ -155,14 +145,7 @@ class Origin:
         """One request of a client."""
         asked = line.asked
         if isinstance(asked, Submit):
-            fault = self._fault(asked.spec)
-            if fault is not None:
-                out.actions.append(Answer(client, line.seq, Failure(fault)))
-                return
-            if key_of(asked.spec):
-                self._submit_with_key(client, line, asked.spec, connected, out)
-            else:
-                self._submit(client, line, asked.spec, {}, now, connected, out)
+            self.submissions.take(client, line, asked.spec, now, connected, out)
         elif isinstance(asked, Nodes | Stats):
             self.questions.ask(client, line, connected, out)
         elif isinstance(asked, Subscribe | Unsubscribe):
@@ -182,104 +165,6 @@ class Origin:
             reply = StatusOf(view) if isinstance(asked, Status) else ResultOf(view)
             out.actions.append(Answer(client, line.seq, reply))
 
-    def _submit_with_key(self, client: int, line: Line, spec: JobSpec, connected: bool, out: Outcome) -> None:
-        """The store is asked first for a ticket that has ended; those that are open are in memory."""
-        if self.keys.is_first(key_of(spec), Asking(line, client), connected, out):
-            self._seeking.append(Seeking(client, line, spec, [], {}))
-
-    def _submit(
-        self,
-        client: int,
-        line: Line,
-        spec: JobSpec,
-        known: dict[str, str | None],
-        now: float,
-        connected: bool,
-        out: Outcome,
-    ) -> None:
-        """Gives the ticket, once each that it comes after is open, or `known` to have ended so."""
-        ticket, job = line.ticket, OpenJob(self._next_seq, now, spec, spec.pack(), False)
-        if job.after:
-            missing = [each for each in job.after if each not in self.open and each not in known]
-            if missing:
-                self._seeking.append(Seeking(client, line, spec, missing, known))
-                return
-            strange = next((each for each, outcome in known.items() if outcome is None), None)
-            if strange is not None:
-                reason = (
-                    f"--after takes a ticket of this node, which {strange} is not: nothing was submitted."
-                )
-                out.actions.append(Answer(client, line.seq, Failure(reason)))
-                for behind, other in self.keys.settle(job.key):
-                    assert isinstance(behind.asked, Submit)
-                    self._submit_with_key(other, behind, behind.asked.spec, connected, out)
-                return
-        self._next_seq += 1
-        self.open[ticket] = job
-        self.submitted += 1
-        out.records.append(Submitted(job.seq, ticket, now, job.body, job.key))
-        if job.key:
-            self.keys.open[job.key] = ticket
-            lines = [Asking(line, client), *self.keys.settle(job.key)]
-            self.keys.issue(job.key, ticket, lines, connected, out)
-        else:
-            out.actions.append(Answer(client, line.seq, TicketIssued(ticket)))
-        if line.tickets:
-            assert isinstance(spec, Command)
-            self._add_array(line, spec, job, now, out)
-        if job.after:
-            self._start_after(ticket, job, known, now, out)
-        else:
-            self.hand_in(ticket)
-
-    def _start_after(
-        self, ticket: str, job: OpenJob, known: dict[str, str | None], now: float, out: Outcome
-    ) -> None:
-        bad = next((each for each, outcome in known.items() if outcome != JobOutcome.SUCCEEDED), None)
-        awaited = [each for each in job.after if each in self.open]
-        if bad is not None:
-            self.end(self._not_started(ticket, bad, known[bad], now), now, out)
-        elif awaited:
-            self.after.add(ticket, awaited)
-        else:
-            self.hand_in(ticket)
-
-    def _add_array(self, line: Line, spec: Command, parent: OpenJob, now: float, out: Outcome) -> None:
-        """Its jobs, in the same commit as itself."""
-        parent.array = array = Array(line.ticket, spec.extras.array)
-        array.add(line.tickets)
-        single, bodies = jobs_of(spec, line.ticket)
-        for ticket, body in zip(line.tickets, bodies, strict=True):
-            job = OpenJob(self._next_seq, now, single, body, False)
-            job.within = array
-            self.open[ticket] = job
-            self._next_seq += 1
-            out.records.append(Submitted(job.seq, ticket, now, job.body))
-        self.submitted += array.size
-
-    def seek(self, out: Outcome) -> None:
-        """Asks the store once for the keys of all this step's submissions, and for what they come after."""
-        if self._seeking:
-            number, self._next_find = self._next_find, self._next_find + 1
-            self._sought[number], self._seeking = self._seeking, []
-            tickets = dict.fromkeys(each for seeking in self._sought[number] for each in seeking.missing)
-            keys = tuple(key for seeking in self._sought[number] if (key := key_of(seeking.spec)))
-            out.actions.append(Find(number, tuple(tickets), keys))
-
-    def found(self, found: Found, now: float, connected: bool, out: Outcome) -> None:
-        """What the store says. It is asked again for what was open then and has ended since."""
-        if found.number == AT_START:
-            for ticket, outcome in found.outcomes.items():
-                self.end(self._follow(ticket, outcome, now), now, out)
-        for client, line, spec, missing, known in self._sought.pop(found.number, ()):
-            key = key_of(spec)
-            if key in found.keys:  # the load balancer may know it as another's
-                lines = [Asking(line, client), *self.keys.settle(key)]
-                self.keys.issue(key, found.keys[key], lines, connected, out)
-                continue
-            known.update((ticket, found.outcomes[ticket]) for ticket in missing)
-            self._submit(client, line, spec, known, now, connected, out)
-
     def _subscribe(self, client: int, asked: Subscribe | Unsubscribe) -> Reply:
         if isinstance(asked, Unsubscribe):
             self._subscriptions.leave(client)
@@ -287,16 +172,6 @@ class Origin:
         if self._subscriptions.add(client, asked.tag):
             return Subscribed(asked.tag)
         return Failure(f"A client has {SUBSCRIPTIONS_LIMIT} subscriptions at most; unsubscribe ends them.")
-
-    def _fault(self, spec: JobSpec) -> str | None:
-        """Why this job gets no ticket."""
-        if isinstance(spec, Command | Task):
-            for path, digest in spec.extras.files:
-                if not self.has_file(digest):
-                    return f"--file {path}: {digest} was not uploaded to this node; upload comes first."
-        if not isinstance(spec, Task):
-            return None
-        return LOADING if self.tasks is None else fault_of(self.tasks, spec.name, spec.payload)
 
     def client_gone(self, client: int) -> None:
         self._subscriptions.leave(client)
@@ -456,18 +331,18 @@ class Origin:
                 ending.append(job.within.ended(parent.cancelled, now))
             if self.after:
                 self.after.leave(ticket)
-                ending += self._follow(ticket, outcome, now)
+                ending += self.follow(ticket, outcome, now)
 
-    def _follow(self, ticket: str, outcome: str | None, now: float) -> list[Ended]:
+    def follow(self, ticket: str, outcome: str | None, now: float) -> list[Ended]:
         """It ended so: what came after it is handed in, or ends as this list says."""
         if outcome == JobOutcome.SUCCEEDED:
             for each in self.after.succeeded(ticket):
                 self.hand_in(each)
             return []
         followers = self.after.failed(ticket)
-        return [ended for each in followers for ended in self._not_started(each, ticket, outcome, now)]
+        return [ended for each in followers for ended in self.all_not_started(each, ticket, outcome, now)]
 
-    def _not_started(self, ticket: str, awaited: str, outcome: str | None, now: float) -> list[Ended]:
+    def all_not_started(self, ticket: str, awaited: str, outcome: str | None, now: float) -> list[Ended]:
         """How it ends, or where it is an array each of its jobs, as `awaited` ended so."""
         why, array = reason_after(awaited, outcome), self.open[ticket].array
         if array is None:

@@ -8,7 +8,7 @@ import pytest
 
 from clusternode.core.events import CancelAsked, Done, Find, Found, LinkDown, LookUp, Record, Submitted
 from clusternode.core.openjob import Stored
-from clusternode.core.origin import AT_START
+from clusternode.core.submissions import AT_START
 from protocol.dialogue import CancelJob, GetResult, Status, Submit, Wait
 from protocol.job import Command, Extras, unpack_report, unpack_spec
 from protocol.messages import AckJobs, Cancel, Held, Job, Result
