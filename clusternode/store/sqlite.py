@@ -12,13 +12,13 @@ from clusternode.core.events import (
     CancelAsked,
     Done,
     Kept,
-    KeyFreed,
     Record,
     Released,
     Submitted,
     Withdrawn,
 )
 from clusternode.core.openjob import Stored
+from clusternode.store import keys
 from protocol.job import Ended
 from protocol.limits import KIB, MIB
 from runtime.blobs import Place, Segments
@@ -77,10 +77,7 @@ _VERSION_3 = """
     ALTER TABLE kept ADD COLUMN segment INTEGER;
     CREATE INDEX kept_segments ON kept (segment) WHERE segment IS NOT NULL
     """
-#: `ticket`: sealed. A key stays as long as its ticket does.
-_KEYS = "CREATE TABLE keys (key TEXT PRIMARY KEY, ticket BLOB NOT NULL) WITHOUT ROWID"
-
-_MIGRATIONS: list[Migration] = [_VERSION_1, _to_version_2, _VERSION_3, _KEYS]
+_MIGRATIONS: list[Migration] = [_VERSION_1, _to_version_2, _VERSION_3, keys.SCHEMA]
 
 #: A report above this is written into a segment file, not into the database: what SQLite does with its pages
 #: costs more than one file more to make durable.
@@ -178,11 +175,8 @@ class SqliteStore:
         cancelled = [(_cancelled(r.seq), r.seq) for r in records if isinstance(r, CancelAsked)]
         done = [r for r in records if isinstance(r, Done)]
         outcomes = [(r.ended.attempt, r.ended.outcome, r.seq) for r in done]
-        keys = [
-            (r.key, seal(r.ticket.encode(), r.key)) for r in records if isinstance(r, Submitted) and r.key
-        ]
         withdrawn = [(r.seq, r.seq + r.size) for r in records if isinstance(r, Withdrawn)]
-        freed = [(r.key, seal(r.ticket.encode(), r.key)) for r in records if isinstance(r, KeyFreed)]
+        used, freed = keys.changes(records)
         kept, released = _kept_and_released(records)
 
         def change(connection: sqlite3.Connection) -> None:
@@ -191,9 +185,9 @@ class SqliteStore:
             kept_reports = _written(self._kept, kept)
             # In this order a ticket that was submitted, cancelled and done in one batch ends as done.
             connection.executemany("INSERT INTO tickets VALUES (?, ?, ?, 0, 0, NULL, ?)", submitted)
-            connection.executemany("INSERT OR REPLACE INTO keys VALUES (?, ?)", keys)
+            connection.executemany(keys.INSERT, used)
             connection.executemany("DELETE FROM tickets WHERE seq >= ? AND seq < ?", withdrawn)
-            connection.executemany("DELETE FROM keys WHERE key = ? AND ticket = ?", freed)
+            connection.executemany(keys.DELETE, freed)
             connection.executemany("UPDATE tickets SET cancelled = ? WHERE seq = ?", cancelled)
             connection.executemany(
                 "UPDATE tickets SET attempt = ?, outcome = ? WHERE seq = ? AND outcome IS NULL", outcomes
@@ -240,18 +234,9 @@ class SqliteStore:
 
         return await self._database.read(query)
 
-    async def tickets_of(self, keys: Sequence[str]) -> dict[str, str]:
+    async def tickets_of(self, used: Sequence[str]) -> dict[str, str]:
         """The tickets that these keys stand for, of those that are known here."""
-
-        def query(connection: sqlite3.Connection) -> dict[str, str]:
-            found = {}
-            for key in keys:
-                row = connection.execute("SELECT ticket FROM keys WHERE key = ?", (key,)).fetchone()
-                if row is not None:
-                    found[key] = sealed_value(row[0], key).decode()
-            return found
-
-        return await self._database.read(query)
+        return await self._database.read(lambda connection: keys.find(connection, used))
 
     async def knows(self, ticket: str) -> bool:
         """Whether it is of this node."""
