@@ -3,8 +3,8 @@
 An attempt is in exactly one of `queue`, `ahead`, `running`, `shipping` and `outbox`; anything else about it
 is stale.
 
-What runs takes a slot, or as many as it asks for (`--cpus`), at most all. Jobs start in the order of the queue:
-while its head waits for enough slots, nothing behind it starts, or a wide one would wait for ever.
+What runs takes a slot, or as many as it asks for (`--cpus`), at most all. Jobs start in the order of the
+queue: while its head waits for enough slots, nothing behind it starts, or a wide one would wait for ever.
 
 What it does follows from the load balancer's records, not from this node's: its actions are prompt.
 """
