@@ -261,7 +261,7 @@ class NodeCore:
 
     def _on_answer(self, message: Answer, out: Outcome) -> None:
         self._describe()
-        self.origin.answered(message, out)
+        self.origin.questions.answered(message, out)
 
     def _on_info(self, message: Info, out: Outcome) -> None:
         """It lives: that is all it says."""
