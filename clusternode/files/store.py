@@ -96,9 +96,9 @@ class Files:
                     raise
                 self._copy_durably(digest, unfinished)
             os.replace(unfinished, target)
-        except OSError:
+        finally:
+            # Also where both are names of one file already: to replace one by the other leaves them both.
             unfinished.unlink(missing_ok=True)
-            raise
 
     def _copy_durably(self, digest: str, target: Path) -> None:
         with self._open(digest) as source, target.open("xb") as copy:

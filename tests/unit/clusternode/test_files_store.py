@@ -213,7 +213,7 @@ class TestGoingOut:
 
     def test_a_link_takes_the_place_of_what_was_there(self, files: Files, tmp_path: Path) -> None:
         target = tmp_path / "results" / "r" / "a" / "b"
-        for content in (b"one", b"two"):
+        for content in (b"one", b"two", b"two"):
             files.link(keep(files, content), target)
             assert target.read_bytes() == content
             assert [each.name for each in target.parent.iterdir()] == ["b"]

@@ -44,7 +44,7 @@ def test_all_files_are_found_in_order(root: Path) -> None:
     files = hashed(find(root, MOST))
     assert [each.path for each in files] == sorted(["b", "a/c", "a/b/d", ".hidden", "a b", "ж/漢字 🙂"])
     assert all(each == ResultFile(each.path, len(each.path.encode()), digest(each.path)) for each in files)
-    assert unpack_files([tuple(each) for each in files]) == tuple(files)
+    assert unpack_files(files) == tuple(files)
 
 
 def test_nothing_is_nothing(root: Path) -> None:
@@ -226,4 +226,4 @@ def test_whatever_is_found_can_be_said_on_the_wire(paths: list[list[str]]) -> No
             said = str(fault)
         assert said.isprintable()
         files = hashed(found)
-        assert unpack_files([tuple(each) for each in files]) == tuple(files)
+        assert unpack_files(files) == tuple(files)
