@@ -136,3 +136,13 @@ def steps(count: int, gate: str) -> list[int]:
         place.write_text(str(step + 1))
         checkpoint()
     return [first, count]
+
+
+@task
+def talk(gate: str) -> None:
+    """Until there is a file of that name."""
+    print("talking", flush=True)
+    print("loudly", file=sys.stderr, flush=True)
+    while not Path(gate).exists():
+        time.sleep(0.01)
+    print("over")
