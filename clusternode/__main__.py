@@ -60,6 +60,13 @@ SETTINGS = [
         60_000,
         "ms without a sign of life after which the worker of a task is killed as hung",
     ),
+    Setting(
+        "NOTIFY_SECRET",
+        text("a text"),
+        None,
+        "what notices of --notify are signed with (default: they are not); better in the environment than "
+        "as a flag, which every user of this machine can read in the list of processes",
+    ),
 ]
 
 
@@ -79,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         tasks=values["TASKS"] or "",
         max_tasks_per_worker=values["MAX_TASKS_PER_WORKER"],
         task_hang_period=values["TASK_HANG_PERIOD"] / 1000,
+        notify_secret=values["NOTIFY_SECRET"] or "",
     )
+    os.environ.pop("NOTIFY_SECRET", None)  # jobs find the node's environment
     directory = Path(values["DATA_DIR"] or f"evenly-data/node-{options.client_port}")
 
     async def body(stop: asyncio.Event) -> None:

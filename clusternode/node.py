@@ -29,6 +29,7 @@ from clusternode.core.events import (
     Log,
     LookUp,
     Measured,
+    Post,
     Record,
     Send,
     SendKept,
@@ -45,6 +46,7 @@ from clusternode.executor.leftovers import empty_directory, kill_leftovers
 from clusternode.executor.pool import Pool
 from clusternode.executor.tasks import TaskPool
 from clusternode.link import Link
+from clusternode.notifier import Notifier
 from clusternode.store.sqlite import SqliteStore
 from protocol.limits import INFO_PERIOD
 from protocol.messages import Message, RequestOfRes, ResReq, Result, Welcome, in_batches, result_size
@@ -80,6 +82,8 @@ class Options:
     max_tasks_per_worker: int
     #: Seconds without a sign of life after which a worker counts as hung.
     task_hang_period: float
+    #: What notices are signed with; empty for no signature.
+    notify_secret: str = ""
 
 
 class Node:
@@ -106,6 +110,7 @@ class Node:
             most_tasks=options.max_tasks_per_worker,
             hang_period=options.task_hang_period,
         )
+        self._notifier = Notifier(options.notify_secret, store, submit, self._background.start)
         self._link = Link(options.host, options.port, self._on_up, self._on_message, self._on_down)
 
     async def run(self, ready: str) -> None:
@@ -121,6 +126,7 @@ class Node:
             for each in done:
                 each.result()
         finally:
+            self._notifier.close()
             await end(*tasks)
             await asyncio.gather(self._pool.close(), self._tasks.close())
             await self._background.end()
@@ -196,6 +202,8 @@ class Node:
                     # One of them has it.
                     self._pool.kill(ticket, attempt)
                     self._tasks.kill(ticket, attempt)
+                case Post(seq):
+                    self._notifier.post(seq)
                 case Disconnect(reason):
                     self._link.disconnect(reason)
                 case Drained():
@@ -259,6 +267,7 @@ async def serve(stop: asyncio.Event, options: Options, directory: Path) -> None:
             open_jobs, next_seq, kept = await store.load()
             found = len(open_jobs)
             core = NodeCore(identity, open_jobs, next_seq, kept, clock.now())
+            core.origin.notices.restore(await store.pending_notices(), clock.now())
             awaited = await found_in(store, core.origin.to_find())
             counts = {
                 ticket: (await store.array(*place, 0, 0))[0]

@@ -88,6 +88,17 @@ RESULT_BYTES_LIMIT = 16 * GIB
 CACHE_BYTES = 8 * GIB
 #: `--notify` at most: what servers take.
 URL_LIMIT = 2000
+#: Notices that are being sent at once, each in a thread with a result in memory; and to one receiver, which
+#: has been given its last one: enough for some hundred a second where an answer takes 10 ms.
+NOTICES_AT_ONCE = 32
+NOTICES_PER_RECEIVER = 4
+#: A receiver has so long to answer, all in all; what it says beyond its status is read so far and ignored.
+NOTICE_TIMEOUT = 10.0
+NOTICE_ANSWER_BYTES = 4 * KIB
+#: From one try to the next, ever longer; after a day nobody waits for it any more.
+NOTICE_RETRY_FIRST = 1.0
+NOTICE_RETRY_MOST = 3600.0
+NOTICE_RETRY_PERIOD = 24 * 3600.0
 #: Between SIGTERM and SIGKILL of a job that is to end.
 KILL_GRACE = 2.0
 #: An attempt number at most: far more than any crash limit allows, small enough for any integer type.

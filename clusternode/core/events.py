@@ -122,6 +122,16 @@ class Found:
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
+class Posted(NamedTuple):
+    """What came of `Post`: its HTTP status, or None and why; `is_hopeless`: no use to try again."""
+
+    seq: int
+    ticket: str
+    status: int | None
+    why: str
+    is_hopeless: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """This machine: load average over a minute, bytes of memory available."""
@@ -154,6 +164,7 @@ Event = (
     | FromHelpers
     | Found
     | TasksKnown
+    | Posted
     | Measured
     | Tick
     | Drain
@@ -194,7 +205,22 @@ class Released(NamedTuple):
     ticket: str
 
 
-Record = Submitted | CancelAsked | Done | Kept | Released
+class Noticed(NamedTuple):
+    """A notice is pending since its job's end, after so many tries; the next one is `due`."""
+
+    seq: int
+    since: float
+    tries: int
+    due: float
+
+
+class NoticeOver(NamedTuple):
+    """It was delivered, or is given up."""
+
+    seq: int
+
+
+Record = Submitted | CancelAsked | Done | Kept | Released | Noticed | NoticeOver
 
 
 # --- actions -------------------------------------------------------------------------------------
@@ -297,6 +323,13 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Post:
+    """Send the notice of this job's end to whom it is for; Posted follows."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class Drained:
     """Nothing runs here any more; the load balancer, if it is there, has every result."""
 
@@ -319,6 +352,7 @@ Action = (
     | SpawnTask
     | TakeBack
     | Kill
+    | Post
     | Drained
     | Log
 )

@@ -31,6 +31,7 @@ class OpenJob:
         "at_most_once",
         "body",
         "cancelled",
+        "notify",
         "priority",
         "retries",
         "seq",
@@ -51,6 +52,7 @@ class OpenJob:
         self.at_most_once = command.at_most_once
         self.priority = command.extras.priority
         self.tag = command.extras.tag
+        self.notify = command.extras.notify
         self.after = command.extras.after
         #: What it is, where it is one; what it is in, where it is in one.
         self.array: Array | None = None

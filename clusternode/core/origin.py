@@ -26,6 +26,7 @@ from clusternode.core.events import (
     Submitted,
     Tell,
 )
+from clusternode.core.notices import Notices
 from clusternode.core.openjob import Asking, OpenJob, Seeking, Stored, Waiter
 from clusternode.core.subscriptions import Subscriptions
 from protocol.arrays import jobs_of, size_of
@@ -88,6 +89,7 @@ class Origin:
         self.outcomes: dict[str, int] = {str(outcome): 0 for outcome in JobOutcome}
         self._after = After()
         self._subscriptions = Subscriptions()
+        self.notices = Notices()
         self._seeking: list[Seeking] = []
         self._sought: dict[int, list[Seeking]] = {}
         self._next_find = AT_START + 1
@@ -461,6 +463,8 @@ class Origin:
             self._unsent.pop(ticket, None)
             self.outcomes[outcome] += 1
             out.records.append(Done(job.seq, ended))
+            if job.notify:
+                self.notices.add(job.seq, job.notify, now, out)
             if job.waiters:
                 self._answer_waiters(job, ended, out)
             if self._subscriptions:

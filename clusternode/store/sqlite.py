@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clusternode.core.events import CancelAsked, Done, Kept, Record, Released, Submitted
+from clusternode.core.notices import StoredNotice
 from clusternode.core.openjob import Stored
+from clusternode.store import notices
 from protocol.job import Ended
 from protocol.limits import KIB, MIB
 from runtime.blobs import Place, Segments
@@ -68,7 +70,7 @@ _VERSION_3 = """
     ALTER TABLE kept ADD COLUMN segment INTEGER;
     CREATE INDEX kept_segments ON kept (segment) WHERE segment IS NOT NULL
     """
-_MIGRATIONS: list[Migration] = [_VERSION_1, _to_version_2, _VERSION_3]
+_MIGRATIONS: list[Migration] = [_VERSION_1, _to_version_2, _VERSION_3, notices.VERSION_4]
 
 #: A report above this is written into a segment file, not into the database: what SQLite does with its pages
 #: costs more than one file more to make durable.
@@ -167,6 +169,7 @@ class SqliteStore:
         done = [r for r in records if isinstance(r, Done)]
         outcomes = [(r.ended.attempt, r.ended.outcome, r.seq) for r in done]
         kept, released = _kept_and_released(records)
+        noticed, over = notices.changes(records)
 
         def change(connection: sqlite3.Connection) -> None:
             # First of all: no row may name what is not durable.
@@ -187,6 +190,8 @@ class SqliteStore:
                 [(*ended[:3], *report) for ended, report in zip(kept, kept_reports, strict=True)],
             )
             connection.executemany("DELETE FROM kept WHERE ticket = ?", released)
+            connection.executemany("INSERT OR REPLACE INTO notices VALUES (?, ?)", noticed)
+            connection.executemany("DELETE FROM notices WHERE seq = ?", over)
 
         await self._database.write(change)
         if (kept or released) and not self._kept.is_empty:
@@ -217,6 +222,19 @@ class SqliteStore:
                 if size > PAGE_BYTES:
                     break
             return rows
+
+        return await self._database.read(query)
+
+    async def pending_notices(self) -> list[StoredNotice]:
+        """Those that are pending. Raises ProtocolError if a job in the store is of another version."""
+        return await self._database.read(notices.load)
+
+    async def at(self, seq: int) -> TicketRow | None:
+        """The row with this place in the order of submission."""
+
+        def query(connection: sqlite3.Connection) -> TicketRow | None:
+            found = connection.execute(f"{_SELECT} WHERE seq = ?", (seq,)).fetchone()
+            return None if found is None else self._row(found)
 
         return await self._database.read(query)
 
