@@ -91,6 +91,8 @@ class Posting:
             connection.sock = sock
             connection.request("POST", _target(url.path, url.query), self._body, self._all_headers())
             with contextlib.closing(connection.getresponse()) as answer:
+                if self._is_over:  # its headers ended only because we ended them
+                    raise TimeoutError
                 with contextlib.suppress(OSError, http.client.HTTPException):  # its status is there
                     answer.read(NOTICE_ANSWER_BYTES)
                 return answer.status

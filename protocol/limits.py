@@ -92,6 +92,8 @@ URL_LIMIT = 2000
 #: has been given its last one: enough for some hundred a second where an answer takes 10 ms.
 NOTICES_AT_ONCE = 32
 NOTICES_PER_RECEIVER = 4
+#: Receivers without a notice of which it is known that they took the last one: as many dictionary entries.
+RECEIVERS_KNOWN = 1000
 #: A receiver has so long to answer, all in all; what it says beyond its status is read so far and ignored.
 NOTICE_TIMEOUT = 10.0
 NOTICE_ANSWER_BYTES = 4 * KIB

@@ -3,7 +3,7 @@
 A notice is pending from the outcome of its job, in the same commit, until its receiver has taken it, says
 that it is gone, or a day has passed. A receiver may hang: as long as its last try failed, or there was none
 yet, it has one place, and all receivers like that have half of the places together, in which those that are
-new and those that failed take turns.
+new and those that failed take turns. So whoever took the last one waits for nobody who hangs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from protocol.limits import (
     NOTICE_RETRY_PERIOD,
     NOTICES_AT_ONCE,
     NOTICES_PER_RECEIVER,
+    RECEIVERS_KNOWN,
 )
 
 #: Places of the receivers that did not take the last one.
@@ -82,6 +83,8 @@ class Notices:
     def __init__(self) -> None:
         self._pending: dict[int, _Notice] = {}
         self._receivers: dict[str, _Receiver] = {}
+        #: Those that have nothing to be told and are remembered as good, the least recent first.
+        self._idle: dict[str, None] = {}
         #: (due, seq) of those that wait for their time.
         self._later: list[tuple[float, int]] = []
         #: Receivers that may be told something now, in turn.
@@ -153,6 +156,7 @@ class Notices:
         receiver = self._receivers.get(name)
         if receiver is None:
             receiver = self._receivers[name] = _Receiver(name)
+        self._idle.pop(name, None)
         receiver.pending += 1
         self._pending[seq] = _Notice(receiver, since, tries)
         heapq.heappush(self._later, (due, seq))
@@ -161,8 +165,15 @@ class Notices:
         receiver = self._pending.pop(seq).receiver
         out.records.append(NoticeOver(seq))
         receiver.pending -= 1
-        if not receiver.pending:
+        if receiver.pending:
+            return
+        if not receiver.is_good:
             del self._receivers[receiver.name]
+            return
+        self._idle[receiver.name] = None
+        if len(self._idle) > RECEIVERS_KNOWN:
+            oldest = next(iter(self._idle))
+            del self._idle[oldest], self._receivers[oldest]
 
     def _queue(self, receiver: _Receiver) -> None:
         """It gets its turn, behind those that have waited longer, if it may be told something."""

@@ -19,6 +19,7 @@ from protocol.limits import (
     NOTICE_RETRY_PERIOD,
     NOTICES_AT_ONCE,
     NOTICES_PER_RECEIVER,
+    RECEIVERS_KNOWN,
 )
 from protocol.messages import Result
 
@@ -231,6 +232,21 @@ def test_receivers_that_hang_have_half_of_the_places_and_the_others_the_rest() -
     assert delivered == 100
 
 
+def test_one_that_took_the_last_one_is_remembered_and_so_many_are() -> None:
+    teller = Teller()
+    for seq in range(1, RECEIVERS_KNOWN + 2):
+        teller.add(seq, f"http://host{seq}/")
+        assert teller.send() == [seq]
+        teller.answer(seq)
+    assert len(teller.notices._receivers) == RECEIVERS_KNOWN
+    for seq in range(5001, 5001 + NOTICES_AT_ONCE):
+        teller.add(seq, f"http://hangs{seq}/")
+    assert len(teller.send()) == DOUBTFUL_AT_ONCE
+    teller.add(9001, "http://host1/")
+    teller.add(9002, "http://host2/")
+    assert teller.send() == [9002], "the first one was forgotten"
+
+
 def test_receivers_take_turns() -> None:
     teller = Teller()
     for seq in range(1, 9):
@@ -284,7 +300,7 @@ def test_whatever_receivers_do_bounds_hold_and_each_notice_ends(seed: int) -> No
             ended_at[seq] = teller.now
         teller.now += chance.choice((0.0, 0.01, 10.0))
     assert set(ended_at) == set(range(1, count + 1))
-    assert not teller.notices._receivers
+    assert teller.notices._receivers.keys() == teller.notices._idle.keys()
     assert not teller.notices._under_way
     assert not teller.notices._later
     assert not any(teller.notices._turns.values())
