@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from cluster import DAY, LONG, SimNode, World, as_task, is_endless
+from cluster import SimNode, World
 from helpers import POISON, VENOM
 from loadbalancer.core.jobs import State
 from loadbalancer.core.settings import Settings
 from machinery import WIRE_DELAYS
 from protocol.job import Command, Extras, JobSpec, Sleep
+from specs import DAY, LONG, as_task, is_endless
 
 #: How long there are faults: most runs are short, as most faults need little time; some are long.
 FAULT_SECONDS = (2.0, 3.0, 4.0, 12.0)
@@ -50,6 +51,13 @@ def in_company(world: World, node: SimNode, job: JobSpec, chance: random.Random)
     return replace(job, extras=Extras(after=tuple(others), array=size)) if others or size else job
 
 
+def to_be_told(world: World, job: JobSpec) -> JobSpec:
+    """In one run of three somebody is told when a command has ended."""
+    if world.seed % 3 != 2 or not isinstance(job, Command):
+        return job
+    return replace(job, extras=replace(job.extras, notify=world.receivers.next_url()))
+
+
 def some_short_commands(chance: random.Random) -> list[JobSpec]:
     """So many that helpers get some ahead; perhaps with others between them."""
     others = chance.choice((0.0, 0.0, 0.1))
@@ -72,7 +80,7 @@ def disturb(world: World, chance: random.Random) -> None:
         if is_task and isinstance(job, Command):
             world.submit(node, as_task(job))
         else:
-            world.submit(node, in_company(world, node, job, chance))
+            world.submit(node, to_be_told(world, in_company(world, node, job, chance)))
     elif what < 0.7:
         for job in some_short_commands(chance):
             world.submit(node, job)
@@ -123,6 +131,7 @@ def crash_balancer(world: World, chance: random.Random) -> None:
 def heal(world: World, chance: random.Random) -> None:
     """The faults stop: everything is up again. (A poisonous job may still kill its node.)"""
     world.run(9.0)
+    world.receivers.is_calm = True
     for process in (world.balancer, *(node.process for node in world.nodes)):
         if process is not None:
             process.fail_next_commit = False
@@ -175,6 +184,8 @@ def is_at_rest(world: World) -> bool:
 
 def is_node_at_rest(node: SimNode) -> bool:
     if node.process is None or node.disk.kept or node.process.core.origin.open or node.commands:
+        return False
+    if node.disk.notices:
         return False
     executor = node.process.core.executor
     return not (executor.queue or executor.ahead or executor.running or executor.outbox)
@@ -239,6 +250,7 @@ def run_with_faults(seed: int) -> World:
     # forgotten, in memory and on disk.
     world.run_until(lambda: is_at_rest(world), within=600.0)
     check_evenness(world, chance)
+    world.receivers.check()
     # And the stores say what was shown.
     for ticket, shown in world.outcomes.items():
         node = world.submitted[ticket]
