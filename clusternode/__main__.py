@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clusternode.node import Options, serve
 from protocol.fields import is_name
-from protocol.limits import NAME_LIMIT, SLOTS_LIMIT
+from protocol.limits import GIB, NAME_LIMIT, SLOTS_LIMIT
 from runtime.datadir import locked_directory
 from runtime.lifecycle import run
 from runtime.settings import ADDRESS, PORT, Argument, Setting, integer, parse, text
@@ -67,6 +67,18 @@ SETTINGS = [
         "what notices of --notify are signed with (default: they are not); better in the environment than "
         "as a flag, which every user of this machine can read in the list of processes",
     ),
+    Setting(
+        "MAX_RESULT_BYTES",
+        integer(0, 2**50, "bytes"),
+        4 * GIB,
+        "bytes that one job may leave in files, or have as its checkpoint",
+    ),
+    Setting(
+        "CHECKPOINT_PERIOD",
+        integer(100, 24 * 3600 * 1000, "milliseconds"),
+        60_000,
+        "ms from one checkpoint of a job with --checkpoint to the next, beside those that it asks for",
+    ),
 ]
 
 
@@ -86,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         tasks=values["TASKS"] or "",
         max_tasks_per_worker=values["MAX_TASKS_PER_WORKER"],
         task_hang_period=values["TASK_HANG_PERIOD"] / 1000,
+        max_result_bytes=values["MAX_RESULT_BYTES"],
+        checkpoint_period=values["CHECKPOINT_PERIOD"] / 1000,
         notify_secret=values["NOTIFY_SECRET"] or "",
     )
     os.environ.pop("NOTIFY_SECRET", None)  # jobs find the node's environment

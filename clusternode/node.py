@@ -9,20 +9,23 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from clusternode.clients import Door
 from clusternode.core.events import (
     Action,
     Answer,
+    CommandEnded,
     Disconnect,
     Drain,
     Drained,
     Event,
     Find,
+    Forget,
     Found,
     FromBalancer,
+    FromHelpers,
     Kill,
     LinkDown,
     LinkUp,
@@ -33,31 +36,52 @@ from clusternode.core.events import (
     Record,
     Send,
     SendKept,
+    Ship,
     Spawn,
     SpawnTask,
     Stop,
     TakeBack,
+    TasksKnown,
     Tell,
     Tick,
+    Unship,
 )
 from clusternode.core.node import Identity, NodeCore
 from clusternode.core.origin import AT_START
+from clusternode.desk import Desk
+from clusternode.door import Door
 from clusternode.executor.leftovers import empty_directory, kill_leftovers
 from clusternode.executor.pool import Pool
 from clusternode.executor.tasks import TaskPool
+from clusternode.executor.watching import Watching
+from clusternode.files.home import Home
+from clusternode.files.moving import Mover
+from clusternode.files.stage import Stager
+from clusternode.files.store import Files
+from clusternode.following import Follower
 from clusternode.link import Link
 from clusternode.notifier import Notifier
+from clusternode.relay import Refused, Relay
 from clusternode.store.sqlite import SqliteStore
-from protocol.limits import INFO_PERIOD
+from protocol.job import JobState, Task
+from protocol.limits import CACHE_BYTES, INFO_PERIOD
 from protocol.messages import Message, RequestOfRes, ResReq, Result, Welcome, in_batches, result_size
+from protocol.relay import Ask, Told
+from protocol.replies import StatusOf
 from runtime.connection import FrameConnection
 from runtime.engine import Clock, Engine
 from runtime.lifecycle import Background, end, listen, loading, until_stopped
 
 log = logging.getLogger("clusternode")
 
+#: Where jobs run, in the data directory.
+WORK = "work"
+#: How a job reaches its node that listens on all addresses.
+EVERYWHERE, LOCAL = ("0.0.0.0", "::", ""), "127.0.0.1"
 #: Kept results are read from the store so many at a time.
 KEPT_AT_ONCE = 8
+#: Seconds that the status of a task waits for what it says of itself on another node.
+PROGRESS_PATIENCE = 1.0
 #: Tickets that jobs come after are looked up so many at a time.
 FOUND_AT_ONCE = 1000
 #: Seconds that a node which starts waits for its task modules before it says that it is ready.
@@ -82,6 +106,10 @@ class Options:
     max_tasks_per_worker: int
     #: Seconds without a sign of life after which a worker counts as hung.
     task_hang_period: float
+    #: What one job may leave in files.
+    max_result_bytes: int
+    #: Seconds from one checkpoint of a job to the next, beside those that it asks for.
+    checkpoint_period: float
     #: What notices are signed with; empty for no signature.
     notify_secret: str = ""
 
@@ -90,8 +118,10 @@ class Node:
     """Runs the engine and performs what the core decides."""
 
     def __init__(
-        self, core: NodeCore, options: Options, store: SqliteStore, clock: Clock, work: Path
+        self, core: NodeCore, options: Options, store: SqliteStore, clock: Clock, directory: Path, home: Home
     ) -> None:
+        """`directory` is the node's data directory, `home` what it has of files. Raises StartError."""
+        work = directory / WORK
         self.engine: Engine[Event, Record, Action] = Engine(core, Tick(), store.commit, self._release, clock)
         self._core = core
         self._store = store
@@ -99,10 +129,8 @@ class Node:
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._background = Background(self._fail)
         submit = self.engine.submit
-        self.door = Door(submit, store, self._background.start)
-        self.engine.attach(self.door)
         offset = clock.now() - time.monotonic()
-        common = (options.slots, work, core.identity.node_id, offset, submit, self._background.start)
+        common = (options.slots, work, core.identity.node_id, offset, self._heard, self._background.start)
         self._pool = Pool(*common)
         self._tasks = TaskPool(
             *common,
@@ -112,6 +140,31 @@ class Node:
         )
         self._notifier = Notifier(options.notify_secret, store, submit, self._background.start)
         self._link = Link(options.host, options.port, self._on_up, self._on_message, self._on_down)
+        start = self._background.start
+        self._relay = Relay(core.identity.node_id, self._send, self._is_mine, start, self._link.has_room)
+        home.serve(self._relay)
+        self._home = home
+        core.origin.has_file = home.files.__contains__
+        self._watching = Watching(self._watch)
+        self._tasks.partial = self._hand_in
+        self._relay.serve("progress", self._progress)
+        self._pool.output = self._tasks.output = self._watching.came
+        self._mover = mover = Mover(self._relay, home.files, Files(directory / "cache", CACHE_BYTES))
+        self._stager = Stager(
+            work / "stage",
+            mover,
+            self._spawn,
+            submit,
+            self._background.start,
+            clock.now,
+            address=f"{LOCAL if options.bind in EVERYWHERE else options.bind}:{options.client_port}",
+            most_bytes=options.max_result_bytes,
+            checkpoint_period=options.checkpoint_period,
+        )
+        follower = Follower(self._relay, store, core.executor, self._watching)
+        desk = Desk(home, store, self._stager, follower, self._background.start)
+        self.door = Door(submit, store, self._background.start, desk)
+        self.engine.attach(self.door)
 
     async def run(self, ready: str) -> None:
         """Until cancelled; `ready` is said in the log. Raises StorageError."""
@@ -128,6 +181,7 @@ class Node:
         finally:
             self._notifier.close()
             await end(*tasks)
+            self._watching.close()
             await asyncio.gather(self._pool.close(), self._tasks.close())
             await self._background.end()
 
@@ -163,6 +217,10 @@ class Node:
         self.engine.submit(LinkUp())
 
     def _on_message(self, message: Message) -> None:
+        if isinstance(message, Ask | Told):
+            if self._core.connected:
+                self._relay.received(message)
+            return
         if isinstance(message, Welcome):
             self._link.welcomed()
         self.engine.submit(FromBalancer(message))
@@ -170,12 +228,71 @@ class Node:
     def _on_down(self, connection: FrameConnection) -> None:
         self.engine.detach(connection)
         self.engine.submit(LinkDown())
+        self._relay.link_down()
+
+    # --- what jobs and other nodes have to do with it ---------------------------------------------
+
+    def _send(self, message: Ask | Told) -> bool:
+        """False while there is no load balancer to pass it on."""
+        if self._core.connected:
+            self._link.send(message)
+        return self._core.connected
+
+    def _is_mine(self, whom: str, name: str) -> bool:
+        if whom == "node":
+            return name == self._core.identity.node_id
+        return name in (self._core.origin.open if whom == "origin" else self._core.executor.running)
+
+    def _heard(self, event: FromHelpers | TasksKnown) -> None:
+        self.engine.submit(event)
+        if isinstance(event, FromHelpers):
+            for news in event.news:
+                if isinstance(news, CommandEnded):
+                    self._watching.ended(news)
+            self._stager.settle(event)
+
+    def _watch(self, what: str, key: tuple[str, int]) -> None:
+        for pool in (self._pool, self._tasks):  # one of them has it
+            pool.watch(what, key)
+
+    def _spawn(self, job: Spawn | SpawnTask) -> None:
+        if isinstance(job, Spawn):
+            self._pool.spawn(job)
+        else:
+            self._tasks.run(job)
+
+    # --- what tasks say before their end ----------------------------------------------------------
+
+    def _hand_in(self, key: tuple[str, int], number: int, value: str) -> None:
+        self._background.start(self._hand_in_partial(*key, number, value))
+
+    async def _hand_in_partial(self, ticket: str, attempt: int, number: int, value: str) -> None:
+        try:
+            await self._mover.hand_in(ticket, attempt, number, value)
+        except Refused as refused:
+            log.warning("a partial result of %s is not kept: %s", ticket, refused.reason)
+
+    async def _progress(self, asker: str, asked: Any) -> Any:
+        return self._core.executor.progress_of(str(asked))
+
+    async def _answer_with_progress(self, action: Answer, reply: StatusOf) -> None:
+        """What a task says of itself, where another node runs it."""
+        ticket = reply.job.ticket
+        with contextlib.suppress(Refused, TimeoutError, TypeError, ValueError):
+            async with asyncio.timeout(PROGRESS_PATIENCE):
+                part, words = await self._relay.ask("executor", ticket, "progress", ticket)
+            reply = replace(reply, progress=(float(part), str(words)))
+        session = self.door.get(action.client)
+        if session is not None:
+            session.answer(action.seq, reply)
 
     # --- actions ---------------------------------------------------------------------------------
 
     def _release(self, actions: list[Action]) -> None:
         for action in actions:
             match action:
+                case Answer(_, _, StatusOf() as reply) if _may_progress(reply):
+                    self._background.start(self._answer_with_progress(action, reply))
                 case Answer(client, seq, reply):
                     session = self.door.get(client)
                     if session is not None:
@@ -184,10 +301,17 @@ class Node:
                     self.door.tell(clients, news)
                 case Send(message):
                     self._link.send(message)
-                case Spawn():
-                    self._pool.spawn(action)
-                case SpawnTask():
-                    self._tasks.run(action)
+                case Spawn() | SpawnTask():
+                    if action.extras is not None and action.extras.has_files:
+                        self._stager.begin(action)
+                    else:
+                        self._spawn(action)
+                case Ship(ticket, attempt):
+                    self._stager.ship(ticket, attempt)
+                case Unship(ticket, attempt):
+                    self._stager.unship(ticket, attempt)
+                case Forget(ticket):
+                    self._background.start(asyncio.to_thread(self._home.forget, ticket))
                 case LookUp(client):
                     session = self.door.get(client)
                     if session is not None:
@@ -200,8 +324,9 @@ class Node:
                     self._pool.take_back(ticket, attempt)
                 case Kill(ticket, attempt):
                     # One of them has it.
-                    self._pool.kill(ticket, attempt)
-                    self._tasks.kill(ticket, attempt)
+                    if not self._stager.kill(ticket, attempt):
+                        self._pool.kill(ticket, attempt)
+                        self._tasks.kill(ticket, attempt)
                 case Post(seq):
                     self._notifier.post(seq)
                 case Disconnect(reason):
@@ -228,6 +353,11 @@ class Node:
         while True:
             self.engine.submit(Measured(os.getloadavg()[0], available_memory()))
             await asyncio.sleep(INFO_PERIOD)
+
+
+def _may_progress(reply: StatusOf) -> bool:
+    is_running = reply.job.state is JobState.RUNNING and reply.job.node is not None
+    return is_running and reply.progress is None and isinstance(reply.job.spec, Task)
 
 
 async def found_in(store: SqliteStore, tickets: Sequence[str]) -> dict[str, str | None]:
@@ -259,8 +389,7 @@ async def serve(stop: asyncio.Event, options: Options, directory: Path) -> None:
         killed = kill_leftovers(node_id)
         if killed:
             log.warning("%d processes of jobs had outlived this node and were killed", killed)
-        work = directory / "work"
-        await asyncio.to_thread(empty_directory, work)
+        await asyncio.to_thread(empty_directory, directory / WORK)
         clock = Clock()
         identity = Identity(node_id, secrets.token_hex(8), name, options.slots)
         with loading():
@@ -274,7 +403,9 @@ async def serve(stop: asyncio.Event, options: Options, directory: Path) -> None:
                 for ticket, place in core.origin.to_count().items()
             }
             del open_jobs, kept  # or they would stay as well
-        node = Node(core, options, store, clock, work)
+        home = Home(directory, options.max_result_bytes, core.origin.spec_of, store.knows)
+        await asyncio.to_thread(home.forget_all_but, core.origin.open)
+        node = Node(core, options, store, clock, directory, home)
         node.engine.submit(Found(AT_START, awaited, counts))
         listening = await listen(node.door.connect, options.bind, options.client_port, "--client-port")
         ready = (

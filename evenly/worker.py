@@ -28,6 +28,7 @@ from importlib.metadata import EntryPoint, entry_points
 from types import TracebackType
 from typing import Any
 
+import evenly.tasks
 from evenly.tasks import registry, signature_of, take_progress
 from protocol.limits import JSON_DEPTH_LIMIT, KIB, VALUE_LIMIT
 from protocol.tasks import depth_of
@@ -67,6 +68,12 @@ class Link:
         with self._lock:
             if self.is_busy:
                 self._write(("beat", take_progress()))
+
+    def hand_out(self, text: str) -> None:
+        """A partial result of the task that runs; of one that has ended it is nobody's."""
+        with self._lock:
+            if self.is_busy:
+                self._write(("partial", text))
 
     def finish(self, *message: Any) -> None:
         """The last word about a task."""
@@ -142,11 +149,19 @@ def load(link: Link, modules: str, skipped: list[str]) -> list[str]:
 # --- running -------------------------------------------------------------------------------------
 
 
+#: What the environment has of the latest task.
+_given: dict[str, str] = {}
+
+
 def run(
     link: Link, before: tuple[Any, ...], name: str, payload: str, directory: str, variables: dict[str, str]
 ) -> None:
     """One task, to its value or its exception. `before`: how this process was before all tasks."""
+    for name in _given.keys() - variables.keys():  # what only the task before this one was given
+        os.environ.pop(name, None)
     os.environ.update(variables)
+    _given.clear()
+    _given.update(variables)
     os.chdir(directory)
     take_progress()
     link.is_busy = True
@@ -275,6 +290,7 @@ def main() -> None:
     # Arguments are ours; a task module that reads them finds none.
     sys.argv[1:] = []
     link = Link(int(number))
+    evenly.tasks.hand_out = link.hand_out
     failures = load(link, modules, json.loads(skipped))
     signatures = {name: signature_of(function).pack() for name, function in registry.items()}
     link.send("ready", signatures, failures)

@@ -70,6 +70,9 @@ ARRAY_BYTES = 32 * MIB
 ARRAY_PAGE = 1000
 #: What a task returned, as JSON text, at most: what is more belongs into a file.
 VALUE_LIMIT = 256 * KIB
+#: A partial result of a task, as JSON text, and all those of one task.
+PARTIAL_LIMIT = 64 * KIB
+PARTIALS_BYTES = 16 * MIB
 #: Objects and arrays within one another, in a payload or a value: no reader of JSON gives up at so few.
 JSON_DEPTH_LIMIT = 64
 #: `--memory` at least, or no program could start; at most: more than any machine has.
@@ -80,10 +83,9 @@ FILES_LIMIT = 100
 PATH_LIMIT = 255
 #: An uploaded file at most: what a disk holds some of.
 UPLOAD_LIMIT = 16 * GIB
-#: What one job may leave in its result directory, or have as a checkpoint: files and bytes in all. As many
-#: files as a report has room for.
-RESULT_FILES_LIMIT = 10_000
-RESULT_BYTES_LIMIT = 16 * GIB
+#: Files that one job may leave in its result directory, or have as a checkpoint: as many as a report and a
+#: question of one node to another have room for.
+RESULT_FILES_LIMIT = 5000
 #: What an executor keeps of files that jobs brought along; the least recently used go first.
 CACHE_BYTES = 8 * GIB
 #: `--notify` at most: what servers take.

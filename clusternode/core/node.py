@@ -23,6 +23,7 @@ from clusternode.core.events import (
     Outcome,
     Posted,
     Send,
+    Shipped,
     Stop,
     TasksKnown,
     Tick,
@@ -105,6 +106,8 @@ class NodeCore:
                 self._on_message(message, out)
             case FromHelpers():
                 self.executor.heard(event, now, self.connected, out)
+            case Shipped():
+                self.executor.shipped(event, now)
             case Found(number, outcomes, counts):
                 self.origin.recall(counts, now, out)
                 self.origin.found(number, outcomes, now, out)
@@ -206,7 +209,7 @@ class NodeCore:
             self._next_exchange = now + self._period
             if self.connected:
                 before = now - self._period
-                self.executor.exchange(before, self.origin.overdue(before), now, out)
+                self.executor.outbox.exchange(before, self.origin.overdue(before), now, out)
 
     def _info(self) -> Info:
         executor = self.executor
@@ -262,7 +265,7 @@ class NodeCore:
 
     def _on_answer(self, message: Answer, out: Outcome) -> None:
         self._describe()
-        self.origin.answered(message, out)
+        self.origin.questions.answered(message, out)
 
     def _on_info(self, message: Info, out: Outcome) -> None:
         """It lives: that is all it says."""

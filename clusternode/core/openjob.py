@@ -31,6 +31,7 @@ class OpenJob:
         "at_most_once",
         "body",
         "cancelled",
+        "has_checkpoint",
         "notify",
         "priority",
         "retries",
@@ -54,6 +55,7 @@ class OpenJob:
         self.tag = command.extras.tag
         self.notify = command.extras.notify
         self.after = command.extras.after
+        self.has_checkpoint = command.extras.checkpoint
         #: What it is, where it is one; what it is in, where it is in one.
         self.array: Array | None = None
         self.within: Array | None = None
