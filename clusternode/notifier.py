@@ -28,7 +28,7 @@ class Notifier:
         secret: str,
         store: SqliteStore,
         submit: Callable[[Event], None],
-        background: Callable[[Awaitable[None]], None],
+        background: Callable[[Awaitable[None]], object],
     ) -> None:
         """`secret`: what notices are signed with; empty for no signature."""
         self._secret = secret.encode()
