@@ -106,6 +106,8 @@ class Client(asyncio.Protocol):
         self._door = door
         self._decoder = LineDecoder()
         self._lines: deque[bytes | Uploading | None] = deque()
+        #: What comes is not read any more.
+        self._is_deaf = False
         #: The file that comes now, in the place of lines.
         self._upload: Uploading | None = None
         self._transport: asyncio.Transport | None = None
@@ -153,7 +155,7 @@ class Client(asyncio.Protocol):
             self._input_over = True
 
     def data_received(self, data: bytes) -> None:
-        while data and not self._input_over:
+        while data and not (self._input_over or self._is_deaf):
             if self._upload is not None:
                 data = self._upload.feed(data)
                 if not self._upload.is_whole:
@@ -179,14 +181,14 @@ class Client(asyncio.Protocol):
         else:
             # How many bytes are no lines cannot be told: there will be none.
             self._lines.extend((last, b"exit"))
-            self._input_over = True
+            self._is_deaf = True
 
     def _uploaded(self) -> None:
         """It is where it belongs, or refused; or there is room for more of it."""
         self._schedule_work()
 
     def eof_received(self) -> bool:
-        if not self._input_over:
+        if not (self._input_over or self._is_deaf):
             if self._upload is not None:
                 self._upload.abort()
             self._lines.extend(self._decoder.end())
