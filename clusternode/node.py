@@ -39,6 +39,7 @@ from clusternode.core.events import (
     Ship,
     Spawn,
     SpawnTask,
+    StatesAre,
     Stop,
     TakeBack,
     TasksKnown,
@@ -297,6 +298,10 @@ class Node:
                     session = self.door.get(client)
                     if session is not None:
                         session.answer(seq, reply)
+                case StatesAre(client, seq):
+                    session = self.door.get(client)
+                    if session is not None:
+                        session.hear(seq, action)
                 case Tell(clients, news):
                     self.door.tell(clients, news)
                 case Send(message):

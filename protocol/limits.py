@@ -39,6 +39,9 @@ LINES_PER_TURN = 500
 PIPELINE_LIMIT = 100_000
 #: Tickets of one `wait`: each is owed a reply, and all of them are taken in one turn.
 WAIT_LIMIT = 1000
+#: Tickets of one `list`, usually and at most: as many views of jobs in memory, for one client at a time.
+LIST_USUAL = 100
+LIST_LIMIT = 1000
 #: Tags that one client has subscribed to: as many dictionary entries.
 SUBSCRIPTIONS_LIMIT = 100
 #: A client that does not read gets no more than this buffered; then its lines are left unread.

@@ -14,12 +14,30 @@ from protocol.dialogue import Nodes as NodesRequest
 from protocol.dialogue import Stats as StatsRequest
 from protocol.job import Ended, Extras, ResultFile
 from protocol.messages import Message
-from protocol.replies import JobEnded, Reply
+from protocol.replies import JobEnded, JobView, Reply
 from protocol.tasks import Signature
 
 # --- events --------------------------------------------------------------------------------------
 
-Asked = Submit | GetResult | Wait | Status | CancelJob | Subscribe | Unsubscribe | NodesRequest | StatsRequest
+
+class StatesOf(NamedTuple):
+    """Where are these open tickets? Asked by `list`, piece by piece; `StatesAre` follows."""
+
+    tickets: Sequence[str]
+
+
+Asked = (
+    Submit
+    | GetResult
+    | Wait
+    | Status
+    | CancelJob
+    | Subscribe
+    | Unsubscribe
+    | NodesRequest
+    | StatsRequest
+    | StatesOf
+)
 
 
 class Line(NamedTuple):
@@ -244,6 +262,16 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class StatesAre:
+    """Answers `StatesOf`: those that are still open. `note`: why no more is known than this node does."""
+
+    client: int
+    seq: int
+    views: Mapping[str, JobView]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Tell:
     """A line for each of these clients, between its replies."""
 
@@ -378,6 +406,7 @@ class Log:
 
 Action = (
     Answer
+    | StatesAre
     | Tell
     | LookUp
     | Find

@@ -23,6 +23,7 @@ from clusternode.core.events import (
     LookUp,
     Outcome,
     Send,
+    StatesOf,
     Submitted,
     Tell,
 )
@@ -156,7 +157,7 @@ class Origin:
                 out.actions.append(Answer(client, line.seq, Failure(fault)))
                 return
             self._submit(client, line, asked.spec, {}, now, out)
-        elif isinstance(asked, Nodes | Stats):
+        elif isinstance(asked, Nodes | Stats | StatesOf):
             self.questions.ask(client, line, connected, out)
         elif isinstance(asked, Subscribe | Unsubscribe):
             out.actions.append(Answer(client, line.seq, self._subscribe(client, asked)))

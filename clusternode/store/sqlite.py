@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from clusternode.core.events import CancelAsked, Done, Kept, Record, Released, Submitted
 from clusternode.core.notices import StoredNotice
 from clusternode.core.openjob import Stored
-from clusternode.store import notices
+from clusternode.store import listing, notices
 from protocol.job import Ended
 from protocol.limits import KIB, MIB
 from runtime.blobs import Place, Segments
@@ -300,6 +300,12 @@ class SqliteStore:
             return rows
 
         return await self._database.read(query)
+
+    async def older(self, before: int, wanted: listing.Wanted, most: int) -> listing.Piece:
+        """A piece of the look through all tickets with `seq` below `before`, from the newest on."""
+        return await self._database.read(
+            lambda connection: listing.scan(connection, before, wanted, most, self._row)
+        )
 
     async def kept(self, tickets: Sequence[str]) -> list[Ended]:
         """The kept results of these tickets; those released meanwhile are left out."""
