@@ -37,6 +37,8 @@ _STATES = {
     QUEUED: (JobState.QUEUED, JobState.ASSIGNED),
     RUNNING: (JobState.RUNNING,),
 }
+#: Rows of a list made in one turn of the loop, which takes some 10 ms.
+ROWS_AT_ONCE = 200
 #: Above all that a store has.
 _NEWEST = 2**62
 
@@ -112,8 +114,9 @@ class Listing:
         rows: list[Row] = []
         size = 0
         while before and len(rows) < asked.limit and size <= PIECE_BYTES and not self._is_left:
-            rows_found, before = await self._store.older(before, wanted, asked.limit - len(rows))
-            for listed in await self._placed(rows_found):
+            most = min(asked.limit - len(rows), ROWS_AT_ONCE)
+            found, before = await self._store.older(before, wanted, most)
+            for listed in await self._placed(found):
                 made = json_row(listed) if self._as_json else text_row(listed, self._now)
                 rows.append(made)
                 size += len(made.fields)
