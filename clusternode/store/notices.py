@@ -12,7 +12,7 @@ from protocol.job import Sleep, unpack_spec
 from runtime.database import BrokenSeal, seal, sealed_value
 
 #: `progress`: sealed, see `_PROGRESS`. A notice that is over has no row.
-VERSION_4 = "CREATE TABLE notices (seq INTEGER PRIMARY KEY, progress BLOB NOT NULL)"
+SCHEMA = "CREATE TABLE notices (seq INTEGER PRIMARY KEY, progress BLOB NOT NULL)"
 #: Since when it is pending, how often it was tried, when it is tried next.
 _PROGRESS = struct.Struct(">dId")
 

@@ -8,12 +8,38 @@ import pytest
 
 from clusternode.core.events import Done, Noticed, NoticeOver, Record, Submitted
 from clusternode.core.notices import StoredNotice
+from clusternode.core.openjob import Stored
 from clusternode.store.sqlite import SqliteStore, TicketRow
 from protocol.job import Command, Ended, Extras
 from runtime.errors import Damaged
 
+from .test_store_keys import VERSION_3
+from .test_store_sqlite import FILE
+
 URL = "http://127.0.0.1:7/x"
 BODY = Command("true", extras=Extras(notify=URL)).pack()
+
+
+#: A file as version 4 made it. Not to be changed.
+VERSION_4 = f"""
+    {VERSION_3}
+    CREATE TABLE keys (key TEXT PRIMARY KEY, ticket BLOB NOT NULL) WITHOUT ROWID;
+    INSERT INTO keys VALUES ('nightly', x'c1ee04ec9754303030303030303030303030303032');
+    PRAGMA user_version = 4;
+"""
+
+
+async def test_a_file_of_version_4_is_read_and_takes_notices(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / FILE)
+    connection.executescript(VERSION_4)
+    connection.close()
+    store = await SqliteStore.open(tmp_path)
+    assert await store.load() == ([Stored(2, ticket(2), 6.5, b"\2", True)], 3, [(ticket(9), 3, 3)])
+    assert await store.tickets_of(["nightly"]) == {"nightly": ticket(2)}
+    assert await store.pending_notices() == []
+    await store.commit(ended(3))
+    assert await store.pending_notices() == [StoredNotice(3, URL, 6.5, 0, 6.5)]
+    await store.close()
 
 
 def ticket(seq: int) -> str:
@@ -82,7 +108,7 @@ async def test_a_ticket_is_found_by_its_place(store: SqliteStore) -> None:
 )
 async def test_a_damaged_notice_is_none(store: SqliteStore, tmp_path: Path, sql: str) -> None:
     await store.commit(ended(1))
-    connection = sqlite3.connect(tmp_path / "clusternode.sqlite3", isolation_level=None)
+    connection = sqlite3.connect(tmp_path / FILE, isolation_level=None)
     connection.execute(sql)
     connection.close()
     with pytest.raises(Damaged, match="a stored value"):
