@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -118,3 +119,19 @@ def leave_behind(marker: str) -> int:
         subprocess.Popen(["sh", "-c", line], start_new_session=session)
     subprocess.run(["sh", "-c", f"(setsid sh -c '{line}' &)"], check=True)
     return os.getpid()
+
+
+@task
+def eat(size: int) -> int:
+    """So many MiB."""
+    return len([b"x" * 2**20 for _ in range(size)])
+
+
+@task
+def shell(line: str) -> int:
+    return subprocess.run(line, shell=True, check=False).returncode
+
+
+@task
+def data_limit() -> int:
+    return resource.getrlimit(resource.RLIMIT_DATA)[0]
