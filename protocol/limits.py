@@ -45,6 +45,8 @@ SUBSCRIPTIONS_LIMIT = 100
 CLIENT_BUFFER_LIMIT = 1 * MIB
 #: Clients of one node at once; one more is told so.
 CLIENTS_LIMIT = 2000
+#: Files that one client has sent and that are not on the disk, before it is left unread.
+UPLOADS_PENDING = 100
 
 # --- jobs -----------------------------------------------------------------------------------------
 
@@ -70,6 +72,9 @@ ARRAY_BYTES = 32 * MIB
 ARRAY_PAGE = 1000
 #: What a task returned, as JSON text, at most: what is more belongs into a file.
 VALUE_LIMIT = 256 * KIB
+#: A partial result of a task, as JSON text, and all those of one task.
+PARTIAL_LIMIT = 64 * KIB
+PARTIALS_BYTES = 16 * MIB
 #: Objects and arrays within one another, in a payload or a value: no reader of JSON gives up at so few.
 JSON_DEPTH_LIMIT = 64
 #: `--memory` at least, or no program could start; at most: more than any machine has.
@@ -85,6 +90,11 @@ UPLOAD_LIMIT = 16 * GIB
 RESULT_FILES_LIMIT = 5000
 #: What an executor keeps of files that jobs brought along; the least recently used go first.
 CACHE_BYTES = 8 * GIB
+#: A key stands for its ticket at least so long after it was claimed: longer than any client tries again.
+KEY_PERIOD = 24 * 3600.0
+#: Keys that the load balancer knows at most, in about 1 GB of its memory; one more, and the oldest are
+#: forgotten before their time.
+KEYS_LIMIT = 4_000_000
 #: `--notify` at most: what servers take.
 URL_LIMIT = 2000
 #: Between SIGTERM and SIGKILL of a job that is to end.

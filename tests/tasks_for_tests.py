@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 
-from evenly import progress, task
+from evenly import checkpoint, partial, progress, task
 
 #: What a test does not end itself ends by then.
 LONG = 600.0
@@ -135,3 +135,21 @@ def shell(line: str) -> int:
 @task
 def data_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_DATA)[0]
+
+
+@task
+def steps(count: int, gate: str) -> list[int]:
+    """One value a step; goes on where an earlier attempt stopped. Returns what it did itself.
+
+    It stops at every step until there is a file `gate`, or one that begins so and ends with the step.
+    """
+    place = Path(os.environ["EVENLY_CHECKPOINT_DIR"]) / "step"
+    first = int(place.read_text()) if place.exists() else 0
+    for step in range(first, count):
+        while not (Path(gate).exists() or Path(f"{gate}{step}").exists()):
+            time.sleep(0.01)
+        partial({"step": step})
+        progress(step / count, f"step {step}")
+        place.write_text(str(step + 1))
+        checkpoint()
+    return [first, count]

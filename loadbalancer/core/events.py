@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from loadbalancer.core.jobs import Record
+from loadbalancer.core.jobs import JobRecord
+from loadbalancer.core.keys import KeyRecord
 from protocol.messages import Hello, Message, Query
+from protocol.relay import Ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,15 @@ class Send:
     message: Message
 
 
+@dataclass(frozen=True, slots=True)
+class PassOn:
+    """A question of the node on link `back`, which is told to come again where there is no room for it."""
+
+    link: int
+    ask: Ask
+    back: int
+
+
 class Stored(NamedTuple):
     """A result that is in the store."""
 
@@ -103,7 +114,8 @@ class Log:
     warning: bool = False
 
 
-Action = Send | Deliver | Accept | Close | Log
+Record = JobRecord | KeyRecord
+Action = Send | PassOn | Deliver | Accept | Close | Log
 
 
 @dataclass(slots=True)
