@@ -224,6 +224,15 @@ def eat_shared(size: int) -> None:
     say("fed")
 
 
+def start_often(size: int) -> None:
+    """It has so many MiB and starts one program after the other, which has them too until it calls exec."""
+    eaten = b"x" * (size * MIB)
+    for _ in range(200):
+        pid = os.posix_spawn("/bin/true", ["true"], {})
+        os.waitpid(pid, 0)
+    say(f"{len(eaten) // MIB} MiB")
+
+
 def eat_and_fail(size: int) -> None:
     eaten = b"x" * (size * MIB)
     time.sleep(0.3)

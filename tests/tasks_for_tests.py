@@ -153,3 +153,8 @@ def steps(count: int, gate: str) -> list[int]:
         place.write_text(str(step + 1))
         checkpoint()
     return [first, count]
+
+
+@task
+def variable(name: str) -> str | None:
+    return os.environ.get(name)

@@ -101,12 +101,16 @@ class Watch:
     def _fine(self, processes: list[Process], now: float) -> int:
         """Shared by so many, a page counts a part for each."""
         sizes = {}
+        vforked = set()
         for pid, _ in processes:
+            # First this: what it has once it has called exec is its own.
+            if self._may_be_vforked(pid, now):
+                vforked.add(pid)
             shares = self._read(f"{pid}/smaps_rollup")
             # Not there for what has given up its user, nor in kernels without it.
             sizes[pid] = fields(shares, b"Pss_Anon:", b"Pss_Shmem:", b"SwapPss:") or self._coarse(pid)
         return sum(
-            max(0, sizes[pid] - sizes.get(parent, 0)) if self._may_be_vforked(pid, now) else sizes[pid]
+            max(0, sizes[pid] - sizes.get(parent, 0)) if pid in vforked else sizes[pid]
             for pid, parent in processes
         )
 

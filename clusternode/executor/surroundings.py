@@ -54,6 +54,8 @@ class Place:
 
     def enter(self) -> None:
         """Raises OSError where there is none to be had."""
+        # Another job may have removed it meanwhile.
+        self.leave()
         if self._untouched is not None:
             return
         self._make()

@@ -130,6 +130,13 @@ def test_a_child_of_vfork_has_the_memory_of_its_parent_until_it_calls_exec(machi
     assert watch.look(1.05 + VFORK_PATIENCE), "it was no vfork"
 
 
+def test_whether_it_has_called_exec_is_asked_before_what_it_has(machine: Machine) -> None:
+    """Or it might call it in between."""
+    machine.add(LEADER, 1, (101, 0, 0), (60, 0, 0))
+    machine.watch(100).look(1.0)
+    assert machine.asked == [f"{LEADER}/{name}" for name in ("status", "stat", "smaps_rollup")]
+
+
 def test_what_a_forked_child_has_beyond_its_parent_counts_at_once(machine: Machine) -> None:
     machine.add(LEADER, 1, (60, 0, 0), (60, 0, 0))
     machine.add(CHILD, LEADER, (101, 0, 0), (101, 0, 0), PF_FORKNOEXEC)
