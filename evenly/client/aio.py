@@ -56,7 +56,7 @@ TIMEOUT = 10.0
 #: Seconds that a node which was there before is tried again.
 PATIENCE = 60.0
 #: Submissions on their way at once in `submit_many`, and the bytes of their lines.
-WINDOW = 2000
+WINDOW = 5000
 WINDOW_BYTES = 4 * 1024 * 1024
 #: Tickets whose node was looked for and is remembered.
 HOMES = 10_000

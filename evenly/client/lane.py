@@ -38,6 +38,8 @@ BACKOFF_FIRST, BACKOFF_MOST = 0.1, 2.0
 KEEPALIVE = (30, 10, 3)
 #: A node that is stopping says this to submissions.
 STOPPING = b'{"error":"This node is about to stop'
+#: Lines that gather before they are written in the middle of a turn of the loop.
+AT_ONCE = 200
 NEWS = (b'{"done":', b'{"left_out":')
 
 
@@ -147,6 +149,8 @@ class Lane:
         self._unsent.append(Question(line, answer, future, is_once))
         if self._wire is None:
             self.connect()
+        elif len(self._unsent) >= AT_ONCE:
+            self._flush()  # the node works while more lines are made
         elif not self._is_flushing:
             self._is_flushing = True
             self._loop.call_soon(self._flush)
