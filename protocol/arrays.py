@@ -23,10 +23,10 @@ def size_of(spec: JobSpec) -> int:
 def jobs_of(spec: Command, ticket: str) -> tuple[Command, Iterator[bytes]]:
     """What the jobs of the array with this ticket have in common, and the body of each.
 
-    What the array comes after, it waits for in their place. The bodies differ in one text; each is made
-    by putting it in, as so many are made in one step.
+    What the array comes after, it waits for in their place; its key and whom it tells are its own. The bodies
+    differ in one text; each is made by putting it in, as so many are made in one step.
     """
-    extras = replace(spec.extras, array=0, after=())
+    extras = replace(spec.extras, array=0, after=(), notify="", key="")
     # A NUL is in no text of a client's.
     env = (*extras.env, (INDEX, "\0"), (TICKET, ticket))
     one = replace(spec, extras=replace(extras, env=env)).pack()

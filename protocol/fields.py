@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from protocol.errors import ProtocolError
-from protocol.limits import NAME_LIMIT
+from protocol.limits import NAME_LIMIT, PATH_LIMIT
 
 
 def exactly(payload: Any, kind: str, count: int) -> tuple[Any, ...]:
@@ -41,6 +41,12 @@ def text(value: Any, what: str, limit: int) -> str:
     return value
 
 
+def data(value: Any, what: str, limit: int) -> bytes:
+    if type(value) is not bytes or len(value) > limit:
+        raise ProtocolError(f"{what} is not at most {limit} bytes")
+    return value
+
+
 def name(value: Any, what: str) -> str:
     if not (isinstance(value, str) and is_name(value)):
         raise ProtocolError(f"{what} is not 1 to {NAME_LIMIT} printable characters without spaces")
@@ -50,3 +56,21 @@ def name(value: Any, what: str) -> str:
 def is_name(value: str) -> bool:
     """Whether `value` can name a node: printable, no white space, at most NAME_LIMIT characters."""
     return 0 < len(value) <= NAME_LIMIT and value.isprintable() and not any(c.isspace() for c in value)
+
+
+def is_inside(path: object) -> bool:
+    """Whether `path` names something below a directory: relative, no `.` or `..` in it, printable."""
+    return (
+        isinstance(path, str)
+        and 0 < len(path) <= PATH_LIMIT
+        and path.isprintable()
+        and all(part not in ("", ".", "..") for part in path.split("/"))
+    )
+
+
+_HEX = frozenset("0123456789abcdef")
+
+
+def is_digest(value: object) -> bool:
+    """Whether `value` is a SHA-256 in hexadecimal, in small letters."""
+    return isinstance(value, str) and len(value) == 64 and _HEX.issuperset(value)

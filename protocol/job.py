@@ -6,21 +6,26 @@ The load balancer moves these bodies without opening them: only the origin and t
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import msgpack
 
 from protocol.errors import ProtocolError
-from protocol.fields import is_name
+from protocol.fields import is_digest, is_inside, is_name
 from protocol.limits import (
     AFTER_LIMIT,
     ARRAY_LEAST,
     ARRAY_LIMIT,
+    FILES_LIMIT,
+    MEMORY_LIMIT,
     OUTPUT_LIMIT,
     PRIORITY_LIMIT,
+    RESULT_FILES_LIMIT,
     RETRIES_LIMIT,
     SLEEP_LIMIT_MS,
+    SLOTS_LIMIT,
     TICKET_LENGTH,
     TIME_LIMIT,
     VALUE_LIMIT,
@@ -79,11 +84,43 @@ class Extras:
     after: tuple[str, ...] = ()
     #: So many jobs with one ticket, 0 for a single job: its origin makes single ones of it.
     array: int = 0
+    #: Slots that it takes, 0 for one.
+    cpus: int = 0
+    #: Bytes that all its processes may have together, 0 for as many as they get.
+    memory: int = 0
+    #: (path in its working directory, SHA-256) of files that its origin has.
+    files: tuple[tuple[str, str], ...] = ()
+    #: Where what it writes into EVENLY_RESULT_DIR is kept at its origin.
+    result_dir: str = ""
+    #: The whole of its output is kept, as files.
+    keep_output: bool = False
+    #: A later attempt finds what it put into EVENLY_CHECKPOINT_DIR.
+    checkpoint: bool = False
+    #: Whom to tell when it is done, by HTTP.
+    notify: str = ""
+    #: What makes a second submission of the same job known as that.
+    key: str = ""
 
     @property
     def for_running(self) -> Extras | None:
-        """Itself, where it changes how the command is run."""
-        return self if self.env or self.cwd or self.stdin else None
+        """Itself, where it changes how the job is run."""
+        is_wished = self.env or self.cwd or self.stdin or self.memory or self.has_files
+        return self if is_wished else None
+
+    @property
+    def has_files(self) -> bool:
+        """Whether files come with it or of it."""
+        return bool(self.files or self.result_dir or self.keep_output or self.checkpoint)
+
+    @property
+    def leaves_files(self) -> bool:
+        """Whether files of it come home before its result does."""
+        return bool(self.result_dir or self.keep_output)
+
+    @property
+    def suits_a_task(self) -> bool:
+        """A task runs in a process that was there before it."""
+        return not (self.env or self.cwd or self.stdin or self.array or self.keep_output)
 
     def given(self) -> dict[str, Any]:
         """Those that are not the default, by name."""
@@ -152,7 +189,7 @@ def unpack_spec(body: bytes) -> JobSpec:
             return Command(line, *_how(how))
         case ["task", str(name), str(payload), *how] if is_name(name):
             limit, retries, once, extras = _how(how)
-            if extras.for_running is None:
+            if extras.suits_a_task:
                 return Task(name, payload, limit, retries, once, extras)
     raise ProtocolError("a job that is neither a sleep, nor a command, nor a task")
 
@@ -171,27 +208,75 @@ def _how(fields: list[Any]) -> tuple[float | None, int, bool, Extras]:
 
 
 def _extras(given: Any) -> Extras:
-    if type(given) is dict and given.keys() <= _EXTRAS:
-        texts = dict(given)
-        priority, env, after = texts.pop("priority", 0), texts.pop("env", []), texts.pop("after", [])
-        array = texts.pop("array", 0)
-        pairs: list[Any] = [tuple(pair) for pair in env] if type(env) is list else [()]
-        if (
-            type(priority) is int
-            and abs(priority) <= PRIORITY_LIMIT
-            and all(len(pair) == 2 and all(type(each) is str for each in pair) for pair in pairs)
-            and type(after) is list
-            and len(after) <= AFTER_LIMIT
-            and all(map(is_ticket, after))
-            and type(array) is int
-            and (array == 0 or ARRAY_LEAST <= array <= ARRAY_LIMIT)
-            and all(type(text) is str for text in texts.values())
-        ):
-            return Extras(priority, env=tuple(pairs), after=tuple(after), array=array, **texts)
+    if type(given) is dict and given.keys() <= _EXTRAS.keys():
+        values: dict[str, Any] = {
+            name: tuple(map(_row, value)) if type(value) is list else value for name, value in given.items()
+        }
+        if all(_EXTRAS[name](value) for name, value in values.items()):
+            return Extras(**values)
     raise ProtocolError("a command whose options are not those of this version")
 
 
-_EXTRAS = frozenset(each.name for each in fields(Extras))
+def _row(value: Any) -> Any:
+    return tuple(value) if type(value) is list else value
+
+
+def _is_int(low: int, high: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and low <= value <= high
+
+
+def _is_str(value: Any) -> bool:
+    return type(value) is str
+
+
+def _is_bool(value: Any) -> bool:
+    return type(value) is bool
+
+
+def _are_pairs(value: Any) -> bool:
+    return type(value) is tuple and all(
+        type(pair) is tuple and len(pair) == 2 and type(pair[0]) is type(pair[1]) is str for pair in value
+    )
+
+
+def _are_files(value: Any) -> bool:
+    return (
+        _are_pairs(value)
+        and len(value) <= FILES_LIMIT
+        and all(is_inside(path) and is_digest(digest) for path, digest in value)
+    )
+
+
+def _are_tickets(value: Any) -> bool:
+    return type(value) is tuple and len(value) <= AFTER_LIMIT and all(map(is_ticket, value))
+
+
+_EXTRAS: dict[str, Callable[[Any], bool]] = {
+    "priority": _is_int(-PRIORITY_LIMIT, PRIORITY_LIMIT),
+    "name": _is_str,
+    "tag": _is_str,
+    "env": _are_pairs,
+    "cwd": _is_str,
+    "stdin": _is_str,
+    "after": _are_tickets,
+    "array": lambda value: value == 0 or _is_int(ARRAY_LEAST, ARRAY_LIMIT)(value),
+    "cpus": _is_int(0, SLOTS_LIMIT),
+    "memory": _is_int(0, MEMORY_LIMIT),
+    "files": _are_files,
+    "result_dir": lambda value: value == "" or is_inside(value),
+    "keep_output": _is_bool,
+    "checkpoint": _is_bool,
+    "notify": _is_str,
+    "key": _is_str,
+}
+
+
+class ResultFile(NamedTuple):
+    """A file that a job left: its path in the result directory, its size in bytes, its SHA-256 in hex."""
+
+    path: str
+    size: int
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +287,7 @@ class Report:
     `stderr` are the first OUTPUT_LIMIT bytes, the totals what was written in all. `exit_code` is
     128 + N for a job ended by signal N, as shells have it, and None where there was no process.
     `reason` says in words what the outcome alone does not. `value`: what a task returned, as JSON text, else
-    empty.
+    empty. `files`: what it left in its result directory, all of it at its origin.
     """
 
     node: str = ""
@@ -215,6 +300,7 @@ class Report:
     stderr_total: int = 0
     reason: str = ""
     value: str = ""
+    files: tuple[ResultFile, ...] = ()
 
     def pack(self) -> bytes:
         fields: tuple[Any, ...] = (
@@ -228,8 +314,9 @@ class Report:
             self.stderr_total,
             self.reason,
         )
-        # Only where there is one: all other reports are what earlier versions read and wrote.
-        return bytes(msgpack.packb((*fields, self.value) if self.value else fields))
+        # Only where there are any: all other reports are what earlier versions read and wrote.
+        more = (self.value, self.files) if self.files else (self.value,) if self.value else ()
+        return bytes(msgpack.packb((*fields, *more)))
 
     @property
     def truncated(self) -> bool:
@@ -253,7 +340,7 @@ def unpack_report(body: bytes) -> Report:
             stdout_total,
             stderr_total,
             str(reason),
-            *value,
+            *more,
         ] if (
             (started_at is None or _is_time(started_at))
             and _is_time(finished_at)
@@ -261,12 +348,29 @@ def unpack_report(body: bytes) -> Report:
             and len(stdout) <= OUTPUT_LIMIT
             and len(stderr) <= OUTPUT_LIMIT
             and all(type(total) is int and total >= 0 for total in (stdout_total, stderr_total))
-            and (not value or (len(value) == 1 and type(value[0]) is str and len(value[0]) <= VALUE_LIMIT))
+            and len(more) <= 2
+            and all(type(value) is str and len(value) <= VALUE_LIMIT for value in more[:1])
         ):
             times_and_code = (started_at, finished_at, exit_code)
-            return Report(node, *times_and_code, stdout, stderr, stdout_total, stderr_total, reason, *value)
+            value = more[0] if more else ""
+            files = unpack_files(more[1]) if len(more) == 2 else ()
+            totals = (stdout_total, stderr_total)
+            return Report(node, *times_and_code, stdout, stderr, *totals, reason, value, files)
         case _:
             raise ProtocolError("a report with fields missing or of the wrong type")
+
+
+def unpack_files(rows: Any) -> tuple[ResultFile, ...]:
+    """Raises ProtocolError if these are no files of a result directory."""
+    if type(rows) in (list, tuple) and len(rows) <= RESULT_FILES_LIMIT:
+        files = tuple(ResultFile(*row) for row in rows if type(row) in (list, tuple) and len(row) == 3)
+        are_good = all(
+            is_inside(each.path) and type(each.size) is int and each.size >= 0 and is_digest(each.digest)
+            for each in files
+        )
+        if are_good and len(files) == len(rows):
+            return files
+    raise ProtocolError("result files that are not (path, size, digest)")
 
 
 def _is_time(value: Any) -> bool:

@@ -5,6 +5,7 @@ Sizes are bytes, times are seconds, unless a name says otherwise.
 
 KIB = 1024
 MIB = 1024 * KIB
+GIB = 1024 * MIB
 
 # --- the wire between node and load balancer ---------------------------------------------------
 
@@ -71,6 +72,21 @@ ARRAY_PAGE = 1000
 VALUE_LIMIT = 256 * KIB
 #: Objects and arrays within one another, in a payload or a value: no reader of JSON gives up at so few.
 JSON_DEPTH_LIMIT = 64
+#: `--memory` at least, or no program could start; at most: more than any machine has.
+MEMORY_LEAST = 1 * MIB
+MEMORY_LIMIT = 2**50
+#: Files that come with one job, and characters of a path in its directories.
+FILES_LIMIT = 100
+PATH_LIMIT = 255
+#: An uploaded file at most: what a disk holds some of.
+UPLOAD_LIMIT = 16 * GIB
+#: Files that one job may leave in its result directory, or have as a checkpoint: as many as a report and a
+#: question of one node to another have room for.
+RESULT_FILES_LIMIT = 5000
+#: What an executor keeps of files that jobs brought along; the least recently used go first.
+CACHE_BYTES = 8 * GIB
+#: `--notify` at most: what servers take.
+URL_LIMIT = 2000
 #: Between SIGTERM and SIGKILL of a job that is to end.
 KILL_GRACE = 2.0
 #: An attempt number at most: far more than any crash limit allows, small enough for any integer type.
@@ -84,3 +100,7 @@ SLOTS_LIMIT = 4096
 HELD_LIMIT = 8192
 #: What a peer may ask or answer in one QUERY, as JSON text.
 QUERY_LIMIT = 1 * MIB
+#: What nodes say to one another in one ASK or TOLD, beside what files are cut into.
+RELAY_LIMIT = 2 * MIB
+#: A piece of a file under way: some of them at once fill a link, none holds it up.
+PIECE_BYTES = 256 * KIB

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgpack
 
-from protocol import fields
+from protocol import fields, relay
 from protocol.errors import ProtocolError
 from protocol.frames import encode_frame
 from protocol.job import Ended, Outcome, is_ticket
@@ -27,8 +27,9 @@ from protocol.limits import (
     RETRIES_LIMIT,
     SLOTS_LIMIT,
 )
+from protocol.relay import Ask, Claim, Claimed, Told
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 OK = 200
 NOT_FOUND = 404
@@ -39,8 +40,9 @@ T = TypeVar("T")
 class JobItem(NamedTuple):
     """One job of a JOB message. `attempt` is 0 when an origin hands it in, from 1 when it is to be run.
 
-    `submitted_at` is in seconds since the epoch, `body` a packed `JobSpec`; `retries`, `at_most_once` and
-    `priority` are those of the job, for the load balancer, which does not look inside the body.
+    `submitted_at` is in seconds since the epoch, `body` a packed `JobSpec`; `retries`, `at_most_once`,
+    `priority` and `key` (empty for none) are those of the job, for the load balancer, which does not look
+    inside the body.
     """
 
     ticket: str
@@ -50,6 +52,7 @@ class JobItem(NamedTuple):
     retries: int = 0
     at_most_once: bool = False
     priority: int = 0
+    key: str = ""
 
 
 class Held(NamedTuple):
@@ -255,6 +258,10 @@ Message = (
     | Drop
     | Query
     | Answer
+    | Ask
+    | Told
+    | Claim
+    | Claimed
     | Check
     | Checked
     | Drain
@@ -290,6 +297,10 @@ _ENCODERS: dict[type, tuple[str, int, Callable[[Any], Any]]] = {
     Drop: ("DROP", OK, lambda m: m.jobs),
     Query: ("QUERY", OK, lambda m: (m.number, m.what, m.tickets)),
     Answer: ("ANSWER", OK, lambda m: (m.number, m.text)),
+    Ask: ("ASK", OK, lambda m: (m.number, m.whom, m.name, m.what, m.body)),
+    Told: ("TOLD", OK, lambda m: (m.number, m.name, m.status, m.body)),
+    Claim: ("CLAIM", OK, lambda m: (m.number, m.claims)),
+    Claimed: ("CLAIMED", OK, lambda m: (m.number, m.owners)),
     Check: ("CHECK", OK, lambda m: m.tickets),
     Checked: ("CHECKED", OK, lambda m: m.tickets),
     Drain: ("DRAIN", OK, lambda m: None),
@@ -389,7 +400,7 @@ def _jobs(payload: Any) -> Job:
     for row in fields.rows(payload, "jobs", BATCH_ITEMS):
         if (
             type(row) is not tuple
-            or len(row) != 7
+            or len(row) != 8
             or not is_ticket(row[0])
             or type(row[1]) is not int
             or not 0 <= row[1] <= ATTEMPT_LIMIT
@@ -401,9 +412,11 @@ def _jobs(payload: Any) -> Job:
             or type(row[5]) is not bool
             or type(row[6]) is not int
             or not -PRIORITY_LIMIT <= row[6] <= PRIORITY_LIMIT
+            or type(row[7]) is not str
+            or not (row[7] == "" or fields.is_name(row[7]))
         ):
             raise ProtocolError(
-                "a job that is not (ticket, attempt, time, bytes, retries, at most once, priority)"
+                "a job that is not (ticket, attempt, time, bytes, retries, at most once, priority, key)"
             )
         jobs.append(JobItem._make(row))
     return Job(jobs)
@@ -518,6 +531,10 @@ _DECODERS: dict[tuple[str, int], Callable[[Any], Message]] = {
     ("DROP", OK): lambda payload: Drop(_held(payload)),
     ("QUERY", OK): _query,
     ("ANSWER", OK): _answer,
+    ("ASK", OK): relay.ask,
+    ("TOLD", OK): relay.told,
+    ("CLAIM", OK): relay.claim,
+    ("CLAIMED", OK): relay.claimed,
     ("CHECK", OK): lambda payload: Check(_tickets(payload)),
     ("CHECKED", OK): lambda payload: Checked(_tickets(payload)),
     ("DRAIN", OK): lambda payload: Drain(),

@@ -7,19 +7,28 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
-from protocol.fields import is_name
+from protocol.fields import is_digest, is_inside, is_name
 from protocol.job import NO_EXTRAS, Command, Extras, Task, is_ticket
 from protocol.limits import (
     AFTER_LIMIT,
     ARRAY_BYTES,
     ARRAY_LEAST,
     ARRAY_LIMIT,
+    FILES_LIMIT,
+    GIB,
+    KIB,
+    MEMORY_LEAST,
+    MEMORY_LIMIT,
+    MIB,
     NAME_LIMIT,
     PRIORITY_LIMIT,
     RETRIES_LIMIT,
+    SLOTS_LIMIT,
     TICKET_LENGTH,
     TIME_LIMIT,
+    URL_LIMIT,
 )
 from protocol.tasks import BadPayload, read_object
 
@@ -115,6 +124,46 @@ def _variables(value: Any) -> tuple[tuple[str, str], ...]:
     return tuple(value.items())
 
 
+def _size(value: Any) -> int:
+    """Bytes: of a number, or of a text with K, M or G behind it."""
+    if isinstance(value, str) and value[-1:].upper() in _UNITS:
+        factor, value = _UNITS[value[-1].upper()], value[:-1]
+    else:
+        factor = 1
+    size = _whole(0, 10**9 - 1)(value) * factor if type(value) is str else value
+    if type(size) is not int or not MEMORY_LEAST <= size <= MEMORY_LIMIT:
+        raise ValueError
+    return size
+
+
+_UNITS = {"K": KIB, "M": MIB, "G": GIB}
+
+
+def _files(value: Any) -> tuple[tuple[str, str], ...]:
+    """Of `NAME=DIGEST`, or of an object."""
+    if isinstance(value, str):
+        name, _, digest = value.rpartition("=")
+        value = {name: digest}
+    if not isinstance(value, dict) or not all(is_inside(n) and is_digest(d) for n, d in value.items()):
+        raise ValueError
+    return tuple(value.items())
+
+
+def _inside(value: Any) -> str:
+    if not is_inside(_text(value)):
+        raise ValueError
+    return str(value)
+
+
+def _url(value: Any) -> str:
+    parts = urlsplit(_text(value))
+    is_plain = len(value) <= URL_LIMIT and value.isprintable() and not any(map(str.isspace, value))
+    # A port that is none raises ValueError where it is looked at.
+    if not (is_plain and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0):
+        raise ValueError
+    return str(value)
+
+
 def _tickets(value: Any) -> tuple[str, ...]:
     """Of one ticket, or of a list of them."""
     tickets = value if isinstance(value, list) else [value]
@@ -190,11 +239,62 @@ OPTIONS = {
             f"a whole number from {ARRAY_LEAST} to {ARRAY_LIMIT}",
             "so many jobs with one ticket; EVENLY_ARRAY_INDEX tells them apart",
         ),
+        Option(
+            "--cpus N",
+            _whole(1, SLOTS_LIMIT),
+            f"a whole number from 1 to {SLOTS_LIMIT}",
+            "it takes so many slots of its node, or all of them",
+        ),
+        Option(
+            "--memory SIZE",
+            _size,
+            f"bytes, at least {MEMORY_LEAST // MIB}M, also as 500M or 2G",
+            "end it when its processes have more than that together",
+        ),
+        Option(
+            "--file NAME=DIGEST",
+            _files,
+            "a relative path and the SHA-256 of an uploaded file (in JSON an object of these)",
+            "find that file in its working directory; may come more than once",
+            is_many=True,
+        ),
+        Option(
+            "--result-dir NAME",
+            _inside,
+            "a relative path without . and ..",
+            "what it writes into EVENLY_RESULT_DIR is kept under that name",
+        ),
+        Option(
+            "--keep-output",
+            _flag,
+            "no value (in JSON true or false)",
+            "keep the whole of its output, as files stdout and stderr",
+            is_flag=True,
+        ),
+        Option(
+            "--checkpoint",
+            _flag,
+            "no value (in JSON true or false)",
+            "find EVENLY_CHECKPOINT_DIR again when it starts anew",
+            is_flag=True,
+        ),
+        Option(
+            "--notify URL",
+            _url,
+            f"an http or https address of at most {URL_LIMIT} characters",
+            "POST its result there when it is done",
+        ),
+        Option(
+            "--key KEY",
+            _name,
+            f"1 to {NAME_LIMIT} printable characters without spaces",
+            "the same key gives the same ticket, and no second job",
+        ),
     )
 }
 
 #: What a task has no use for: it runs in a process that was there before it.
-COMMANDS_ONLY = ("env", "cwd", "stdin", "array")
+COMMANDS_ONLY = ("env", "cwd", "stdin", "array", "keep-output")
 TASK_OPTIONS = {name: option for name, option in OPTIONS.items() if name not in COMMANDS_ONLY}
 
 
@@ -297,4 +397,7 @@ def _how(
         raise BadOption("--at-most-once and --retries exclude each other: it would be started again.")
     if len(values.get("after", ())) > AFTER_LIMIT:
         raise BadOption(f"--after takes {AFTER_LIMIT} tickets at most.")
-    return limit, retries, once, Extras(**values) if values else NO_EXTRAS
+    if len(files := values.pop("file", ())) > FILES_LIMIT or len(dict(files)) < len(files):
+        raise BadOption(f"--file takes {FILES_LIMIT} files at most, each with a name of its own.")
+    given = {name.replace("-", "_"): value for name, value in values.items()} | {"files": files}
+    return limit, retries, once, extras if (extras := Extras(**given)) != NO_EXTRAS else NO_EXTRAS

@@ -22,6 +22,7 @@ from clusternode.core.events import (
     Measured,
     Outcome,
     Send,
+    Shipped,
     Stop,
     TasksKnown,
     Tick,
@@ -104,6 +105,8 @@ class NodeCore:
                 self._on_message(message, out)
             case FromHelpers():
                 self.executor.heard(event, now, self.connected, out)
+            case Shipped():
+                self.executor.shipped(event, now)
             case Found(number, outcomes, counts):
                 self.origin.recall(counts, now, out)
                 self.origin.found(number, outcomes, now, out)
@@ -202,7 +205,7 @@ class NodeCore:
             self._next_exchange = now + self._period
             if self.connected:
                 before = now - self._period
-                self.executor.exchange(before, self.origin.overdue(before), now, out)
+                self.executor.outbox.exchange(before, self.origin.overdue(before), now, out)
 
     def _info(self) -> Info:
         executor = self.executor
@@ -258,7 +261,7 @@ class NodeCore:
 
     def _on_answer(self, message: Answer, out: Outcome) -> None:
         self._describe()
-        self.origin.answered(message, out)
+        self.origin.questions.answered(message, out)
 
     def _on_info(self, message: Info, out: Outcome) -> None:
         """It lives: that is all it says."""

@@ -22,7 +22,9 @@ from runtime.lifecycle import SOFT_FILE_LIMIT
 
 log = logging.getLogger("clusternode")
 
-HELPER = Path(__file__).with_name("helper.py")
+#: A helper finds this package without the site's: those cost more than all else of its start.
+BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from clusternode.executor.{} import main; main()"
+SOURCES = str(Path(__file__).parents[2])
 READ_SIZE = 65536
 #: A helper that has more commands than this need not be heard at once: what it says gathers for so long.
 BUSY = 8
@@ -30,6 +32,11 @@ HEAR_LATER = 0.004
 #: Seconds that helpers have to end all that they run when the node stops: more than they take for what can be
 #: ended. A stop must not hang on what cannot.
 CLOSE_PATIENCE = 8.0
+
+
+def program(module: str) -> tuple[str, ...]:
+    """What starts `main` of this module here; its arguments follow."""
+    return (sys.executable, "-I", "-S", "-c", BOOT.format(module), SOURCES)
 
 
 class Key(NamedTuple):
@@ -144,7 +151,7 @@ class Pool:
     """Runs commands in helpers; each ends in one CommandEnded, or is TakenBack, whatever happens."""
 
     #: What a helper is: the number of its socket and a limit of open files follow.
-    PROGRAM: Sequence[str] = (sys.executable, "-I", "-S", str(HELPER))
+    PROGRAM: Sequence[str] = program("helper")
 
     def __init__(
         self,
@@ -169,6 +176,10 @@ class Pool:
         #: Commands that wait for a helper, each with those behind it.
         self._backlog: deque[deque[Spawn | SpawnTask]] = deque()
         self._by_key: dict[Key, Helper] = {}
+        #: Who is told of what a job that is watched writes: (key, stream, offset, bytes).
+        self.output: Callable[[tuple[str, int], int, int, bytes], None] = lambda *_: None
+        #: Jobs in the backlog that are watched.
+        self._to_watch: set[Key] = set()
         #: What the core has not been told yet.
         self._news: list[CommandEnded | TakenBack | Progressed] = []
         self._closing = False
@@ -231,8 +242,21 @@ class Pool:
             self._next(helper)
         self._report_now()
 
+    def watch(self, what: str, key: tuple[str, int]) -> None:
+        """What is "watch" or "unwatch" goes to the helper that has this job, now or later."""
+        helper = self._by_key.get(Key(*key))
+        if helper is not None:
+            helper.send(what, key)
+        elif what == "watch" and self._line_of(Key(*key)) is not None:
+            self._to_watch.add(Key(*key))
+        else:
+            self._to_watch.discard(Key(*key))
+
     def _take_in(self, helper: Helper, message: tuple[Any, ...]) -> None:
         key = Key(*message[1])
+        if message[0] == "output":
+            self.output(key, *message[2:])
+            return
         self._by_key.pop(key, None)
         helper.jobs.remove(key)
         if message[0] == "taken":
@@ -312,11 +336,15 @@ class Pool:
         key = Key(job.ticket, job.attempt)
         helper.jobs.append(key)
         self._by_key[key] = helper
+        if key in self._to_watch:
+            self._to_watch.discard(key)
+            helper.send("watch", tuple(key))
         helper.send("run", tuple(key), *self._how(job))
 
     def _how(self, job: Any) -> tuple[Any, ...]:
         """What a helper is told of a job, beside its key."""
-        wishes = job.extras and (dict(job.extras.env), job.extras.cwd, job.extras.stdin.encode())
+        extras = job.extras
+        wishes = extras and (dict(extras.env), extras.cwd, extras.stdin.encode(), job.output)
         return job.line, job.time_limit, wishes
 
     def _line_of(self, key: Key) -> deque[Spawn | SpawnTask] | None:

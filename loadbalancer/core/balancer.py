@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from loadbalancer.core.courier import Courier
@@ -33,13 +34,15 @@ from loadbalancer.core.events import (
     Tick,
     Together,
 )
-from loadbalancer.core.jobs import Job, Row, State
+from loadbalancer.core.jobs import Job, Row
 from loadbalancer.core.ledger import Ledger
 from loadbalancer.core.nodes import Node
+from loadbalancer.core.questions import Questions
+from loadbalancer.core.relay import whom
 from loadbalancer.core.settings import Settings
 from protocol.job import Ended
 from protocol.job import Outcome as JobOutcome
-from protocol.limits import INFO_PERIOD, LINK_TIMEOUT, QUERY_LIMIT, REQUEST_ITEMS
+from protocol.limits import INFO_PERIOD, LINK_TIMEOUT, REQUEST_ITEMS
 from protocol.messages import (
     AckJobs,
     AckResults,
@@ -66,6 +69,7 @@ from protocol.messages import (
     in_batches,
 )
 from protocol.messages import Job as JobMessage
+from protocol.relay import Ask, Told
 
 #: A node that is away and holds nothing stays in `nodes` this long.
 REMEMBER_NODE = 3600.0
@@ -82,6 +86,7 @@ class Balancer:
         self.epoch = epoch
         self.ledger = Ledger(settings.crash_limit, settings.node_grace_period, rows, now)
         self._links: dict[int, Node] = {}
+        self._questions = Questions(epoch, self.ledger, self._links)
         self._now = now
         self._next_info = now + INFO_PERIOD
         self._next_dispatch = now + settings.dispatch_period
@@ -426,37 +431,28 @@ class Balancer:
                 self._to(executor, Cancel([Held(ticket, job.attempt)]))
 
     def _on_query(self, node: Node, query: Query) -> None:
-        if query.what == "nodes":
-            by_name = sorted(self.ledger.nodes.values(), key=lambda each: each.name)
-            answer: Any = [each.fields() for each in by_name]
-        elif query.what == "status":
-            answer = {
-                t: self._status(job) for t in query.tickets if (job := self.ledger.jobs.get(t)) is not None
-            }
-        else:
-            answer = self.stats()
-        text = json.dumps(answer)
-        if len(text) > QUERY_LIMIT:
-            text = json.dumps([])
-        self._to(node, Answer(query.number, text))
-
-    def _status(self, job: Job) -> list[Any]:
-        name = self.ledger.nodes[job.node].name if job.node is not None else None
-        started = job.since if job.state is State.RUNNING else None
-        state = _SHOWN.get(job.state, job.state)
-        return [state.name.lower(), job.attempt, name, started]
+        self._to(node, Answer(query.number, self._questions.answer(query)))
 
     def stats(self) -> dict[str, Any]:
         """Counters since this start, and what is there now."""
-        return {
-            "epoch": self.epoch,
-            "nodes": len(self._links),
-            "queued": self.ledger.waiting,
-            "delayed": self.ledger.delayed,
-            "assigned": sum(len(node.jobs) for node in self.ledger.nodes.values()),
-            "undelivered": sum(len(node.undelivered) for node in self.ledger.nodes.values()),
-            **{name: self.ledger.counters[name] for name in _COUNTERS},
-        }
+        return self._questions.stats()
+
+    def _on_ask(self, node: Node, ask: Ask) -> None:
+        """Passed on at once: what nodes say to one another follows from no record of this store."""
+        asked = whom(self.ledger, ask)
+        if isinstance(asked, Told):
+            self._prompt_to(node, asked)
+        else:
+            self._prompt_to(asked, replace(ask, whom="node", name=node.node_id))
+
+    def _on_told(self, node: Node, told: Told) -> None:
+        asker = self.ledger.nodes.get(told.name)
+        if asker is not None:
+            self._prompt_to(asker, replace(told, name=node.node_id))
+
+    def _prompt_to(self, node: Node, message: Ask | Told) -> None:
+        if node.link is not None:
+            self._prompt.append(Send(node.link, message))
 
     def _current(self, node: Node, ticket: str, attempt: int) -> Job | None:
         """The job, if this attempt on this node is the one that counts (invariant 1)."""
@@ -468,10 +464,6 @@ class Balancer:
             self._send(node.link, message)
 
 
-#: What clients are told of states that they need not know.
-_SHOWN = {State.DELAYED: State.QUEUED, State.PASSING: State.DONE}
-
-
 def _is_tried_again(job: Job, ended: Ended) -> bool:
     may = job.failures < job.retries and not job.cancelled and not job.at_most_once
     return may and ended.outcome in _TRIED_AGAIN
@@ -480,17 +472,6 @@ def _is_tried_again(job: Job, ended: Ended) -> bool:
 #: Outcomes that a retry may mend, and those of an attempt that really ended.
 _TRIED_AGAIN = (JobOutcome.FAILED, JobOutcome.TIMED_OUT)
 _REAL_ENDS = (JobOutcome.SUCCEEDED, JobOutcome.FAILED, JobOutcome.TIMED_OUT)
-
-_COUNTERS = (
-    "submitted",
-    "dispatched",
-    "recalled",
-    "lost attempts",
-    "late results",
-    "retried",
-    "stale",
-    *(str(outcome) for outcome in JobOutcome),
-)
 
 _HANDLERS: dict[type, Callable[[Balancer, Node, Any], None]] = {
     Info: Balancer._on_info,
@@ -505,6 +486,8 @@ _HANDLERS: dict[type, Callable[[Balancer, Node, Any], None]] = {
     Cancel: Balancer._on_cancel,
     Checked: Balancer._on_checked,
     Query: Balancer._on_query,
+    Ask: Balancer._on_ask,
+    Told: Balancer._on_told,
     Drain: Balancer._on_drain,
     Bye: Balancer._on_bye,
 }

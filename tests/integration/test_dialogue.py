@@ -381,7 +381,7 @@ class TestBadLines:
             ("run --time x -- true", "--time"),
             ("run --time 0 -- true", "--time"),
             ("run --time nan -- true", "--time"),
-            ("run --cpus 2 -- true", "--cpus"),
+            ("run --cores 2 -- true", "--cores"),
             ("run --time 5", "run needs a command line"),
             ("wait", "ticket"),
             ("wait me", "ticket"),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from hypothesis import strategies as st
 
 from protocol import messages as m
+from protocol import relay
 from protocol.fields import is_name
 from protocol.job import TICKET_ALPHABET, Command, Ended, Outcome, Report, Sleep, Task
 from protocol.limits import (
@@ -35,7 +36,15 @@ def tuples_of(items: st.SearchStrategy, most: int = 5) -> st.SearchStrategy:
 
 priorities = st.integers(-100, 100)
 job_items = st.builds(
-    m.JobItem, tickets, attempts_or_none, numbers, bodies, retries, st.booleans(), priorities
+    m.JobItem,
+    tickets,
+    attempts_or_none,
+    numbers,
+    bodies,
+    retries,
+    st.booleans(),
+    priorities,
+    st.just("") | names,
 )
 held = st.builds(m.Held, tickets, attempts)
 held_or_asked = st.builds(m.Held, tickets, attempts_or_none)
@@ -101,6 +110,10 @@ BY_CLASS: dict[type, st.SearchStrategy] = {
     m.Drop: st.builds(m.Drop, tuples_of(held)),
     m.Query: st.builds(m.Query, counts, st.sampled_from(m.QUERIES), many_tickets),
     m.Answer: st.builds(m.Answer, counts, texts),
+    m.Ask: st.builds(m.Ask, counts, st.sampled_from(relay.WHOM), names, texts.map(lambda t: t[:32]), bodies),
+    m.Told: st.builds(m.Told, counts, st.just("") | names, st.integers(100, 599), bodies),
+    m.Claim: st.builds(m.Claim, counts, tuples_of(st.builds(relay.Claiming, names, tickets))),
+    m.Claimed: st.builds(m.Claimed, counts, tuples_of(st.builds(relay.Owner, tickets, names))),
     m.Check: st.builds(m.Check, many_tickets),
     m.Checked: st.builds(m.Checked, many_tickets),
     m.Drain: st.builds(m.Drain),

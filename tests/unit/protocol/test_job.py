@@ -113,7 +113,7 @@ def test_a_report_with_a_field_that_cannot_be_shown_is_refused(place: int, value
 
 
 @pytest.mark.parametrize(
-    "fields", [REPORT[:-1], [*REPORT, 1], [*REPORT, "x" * (VALUE_LIMIT + 1)], [*REPORT, "1", "2"], [], None]
+    "fields", [REPORT[:-1], [*REPORT, 1], [*REPORT, "x" * (VALUE_LIMIT + 1)], [*REPORT, "1", [], 3], [], None]
 )
 def test_a_report_with_more_or_fewer_fields_is_refused(fields: Any) -> None:
     with pytest.raises(ProtocolError, match=r"^a report with fields missing"):

@@ -18,6 +18,7 @@ from protocol.limits import (
     BATCH_ITEMS,
     HELD_LIMIT,
     NAME_LIMIT,
+    RELAY_LIMIT,
     RETRIES_LIMIT,
     SLOTS_LIMIT,
 )
@@ -36,8 +37,9 @@ from protocol.messages import (
 
 from ..strategies import BY_CLASS, cuts, pieces, structures
 from ..strategies import messages as any_message
-from .wire_v1 import GREETINGS
-from .wire_v2 import FRAMES, A
+from .wire_v1 import GREETINGS as GREETINGS_1
+from .wire_v2 import GREETINGS as GREETINGS_2
+from .wire_v3 import FRAMES, A
 
 KINDS = sorted({row[0] for row in messages._ENCODERS.values()} | {"ERROR"})
 
@@ -82,19 +84,22 @@ def test_any_split_of_a_stream_gives_the_same_messages(sent: list[Message], size
 
 
 @pytest.mark.parametrize(("message", "frame"), FRAMES, ids=by_class_name)
-def test_version_2_is_written_to_the_byte(message: Message, frame: bytes) -> None:
+def test_version_3_is_written_to_the_byte(message: Message, frame: bytes) -> None:
     assert encode(message) == frame
 
 
 @pytest.mark.parametrize(("message", "frame"), FRAMES, ids=by_class_name)
-def test_version_2_is_read(message: Message, frame: bytes) -> None:
+def test_version_3_is_read(message: Message, frame: bytes) -> None:
     assert [decode(body) for body in FrameDecoder().feed(frame)] == [message]
 
 
-@pytest.mark.parametrize("frame", GREETINGS, ids=["HELLO", "WELCOME"])
-def test_version_1_is_refused_with_both_versions_named(frame: bytes) -> None:
-    (body,) = FrameDecoder().feed(frame)
-    with pytest.raises(ProtocolError, match=r"^protocol version 1: this side speaks 2$") as caught:
+@pytest.mark.parametrize("kind", [0, 1], ids=["HELLO", "WELCOME"])
+@pytest.mark.parametrize(("version", "greetings"), [(1, GREETINGS_1), (2, GREETINGS_2)])
+def test_an_older_version_is_refused_with_both_versions_named(
+    version: int, greetings: list[bytes], kind: int
+) -> None:
+    (body,) = FrameDecoder().feed(greetings[kind])
+    with pytest.raises(ProtocolError, match=rf"^protocol version {version}: this side speaks 3$") as caught:
         decode(body)
     assert caught.value.status == 426
 
@@ -257,12 +262,12 @@ def test_a_field_of_a_wrong_type_is_refused(message: Message, frame: bytes) -> N
 
 def has_negative_priority(jobs: Any) -> bool:
     """The one integer that may be below 0."""
-    return isinstance(jobs, list) and any(isinstance(job, list) and job[6:] == [-1] for job in jobs)
+    return isinstance(jobs, list) and any(isinstance(job, list) and job[6:7] == [-1] for job in jobs)
 
 
 def hello_with(**changed: Any) -> list[Any]:
     fields = {
-        "version": 2,
+        "version": 3,
         "node_id": "n1",
         "instance": "i1",
         "name": "alpha",
@@ -284,16 +289,28 @@ OUT_OF_RANGE: list[tuple[str, Any]] = [
     *(("HELLO", hello_with(slots=slots)) for slots in (0, -1, SLOTS_LIMIT + 1)),
     *(("HELLO", hello_with(**{field: [[A, 0]]})) for field in ("held", "running", "finished")),
     ("HELLO", hello_with(held=[[A, 1]] * (HELD_LIMIT + 1))),
-    *(("WELCOME", [2, "b1", epoch, 3.0]) for epoch in (0, -1, 2**62 + 1)),
-    *(("WELCOME", [2, "b1", 1, period]) for period in (-1, -0.5, 1e18, float("nan"), float("inf"))),
-    *(("JOB", [[ticket, 0, 1.0, b"", 0, False, 0]]) for ticket in BAD_TICKETS),
-    *(("JOB", [[A, attempt, 1.0, b"", 0, False, 0]]) for attempt in BAD_ATTEMPTS),
-    *(("JOB", [[A, 0, at, b"", 0, False, 0]]) for at in (-1.0, 1e18, float("nan"), float("inf"))),
-    *(("JOB", [[A, 0, 1.0, b"", retries, False, 0]]) for retries in (-1, RETRIES_LIMIT + 1, 2**63)),
+    *(("WELCOME", [3, "b1", epoch, 3.0]) for epoch in (0, -1, 2**62 + 1)),
+    *(("WELCOME", [3, "b1", 1, period]) for period in (-1, -0.5, 1e18, float("nan"), float("inf"))),
+    *(("JOB", [[ticket, 0, 1.0, b"", 0, False, 0, ""]]) for ticket in BAD_TICKETS),
+    *(("JOB", [[A, attempt, 1.0, b"", 0, False, 0, ""]]) for attempt in BAD_ATTEMPTS),
+    *(("JOB", [[A, 0, at, b"", 0, False, 0, ""]]) for at in (-1.0, 1e18, float("nan"), float("inf"))),
+    *(("JOB", [[A, 0, 1.0, b"", retries, False, 0, ""]]) for retries in (-1, RETRIES_LIMIT + 1, 2**63)),
     ("JOB", [[A, 0, 1.0, b""]]),
-    ("JOB", [[A, 0, 1.0, b"", 0, False]]),
-    *(("JOB", [[A, 0, 1.0, b"", 0, False, priority]]) for priority in (-101, 101, True)),
-    ("JOB", [[A, 0, 1.0, b"", 0, False, 0]] * (BATCH_ITEMS + 1)),
+    ("JOB", [[A, 0, 1.0, b"", 0, False, 0]]),
+    *(("JOB", [[A, 0, 1.0, b"", 0, False, 0, key]]) for key in ("two words", "x" * 65, None, b"k")),
+    *(("ASK", [number, "node", "n", "what", b""]) for number in (-1, "1", 1.0)),
+    *(("ASK", [1, whom, "n", "what", b""]) for whom in ("", "Node", "balancer", None)),
+    *(("ASK", [1, "node", name, "what", b""]) for name in ("", "two words")),
+    ("ASK", [1, "node", "n", "w" * 33, b""]),
+    ("ASK", [1, "node", "n", "what", "text"]),
+    ("ASK", [1, "node", "n", "what", bytes(RELAY_LIMIT + 1)]),
+    *(("TOLD", [1, "n", status, b""]) for status in (99, 600, "200")),
+    ("TOLD", [1, "n" * 65, 200, b""]),
+    *(("CLAIM", [1, claims]) for claims in ([["k"]], [["", A]], [["k", "a"]], [["two words", A]], [A])),
+    ("CLAIM", [1, [["k", A]] * (BATCH_ITEMS + 1)]),
+    *(("CLAIMED", [1, owners]) for owners in ([[A]], [["a", "n"]], [[A, 1]])),
+    *(("JOB", [[A, 0, 1.0, b"", 0, False, priority, ""]]) for priority in (-101, 101, True)),
+    ("JOB", [[A, 0, 1.0, b"", 0, False, 0, ""]] * (BATCH_ITEMS + 1)),
     *(("INFO", [value, 0, 0, 0.0, 0]) for value in (-1, 2**62 + 1)),
     *(("INFO", [0, 0, 0, load, 0]) for load in (-0.1, float("nan"), float("inf"), 10**18)),
     *(("REQUEST_OF_RES", [ticket]) for ticket in BAD_TICKETS),
@@ -331,21 +348,21 @@ def test_as_many_items_as_allowed_pass(limit: int) -> None:
 
 @pytest.mark.parametrize("kind", ["HELLO", "WELCOME"])
 @pytest.mark.parametrize("fields", [[], ["n1"], ["n1", "i1", "alpha", 1, [], [], [], "new"]])
-@pytest.mark.parametrize("version", [0, 1, 3, 99])
+@pytest.mark.parametrize("version", [0, 1, 2, 4, 99])
 def test_another_version_is_told_so_whatever_else_it_says(kind: str, fields: list[Any], version: int) -> None:
     error = refusal(kind, [version, *fields])
-    assert (error.status, error.reason) == (426, f"protocol version {version}: this side speaks 2")
+    assert (error.status, error.reason) == (426, f"protocol version {version}: this side speaks 3")
 
 
 @pytest.mark.parametrize("kind", ["HELLO", "WELCOME"])
 @pytest.mark.parametrize("payload", [None, [], {}, "1", [None], ["1"], [True], [1.0], [[1]]])
 def test_a_greeting_without_a_version_is_told_so(kind: str, payload: Any) -> None:
     error = refusal(kind, payload)
-    assert (error.status, error.reason) == (426, "protocol version none: this side speaks 2")
+    assert (error.status, error.reason) == (426, "protocol version none: this side speaks 3")
 
 
 def test_this_side_says_its_version_first() -> None:
-    assert Hello("n", "i", "name", 1).version == messages.PROTOCOL_VERSION == 2
+    assert Hello("n", "i", "name", 1).version == messages.PROTOCOL_VERSION == 3
 
 
 # --- batches -----------------------------------------------------------------------------------------

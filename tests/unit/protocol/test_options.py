@@ -26,6 +26,8 @@ def refusal(request: Request | None) -> str:
 
 T = "ABCDEFGHIJ012345"
 U = "ZYXWVUTSRQ987654"
+D = "0123456789abcdef" * 4
+BOTH_FLAGS = Extras(keep_output=True, checkpoint=True)
 BOTH = [
     ("--priority 7", {"priority": 7}, Extras(priority=7)),
     ("--priority -100", {"priority": -100}, Extras(priority=-100)),
@@ -41,6 +43,16 @@ BOTH = [
     (f"--after {T}", {"after": T}, Extras(after=(T,))),
     (f"--after {T.lower()} --after={U}", {"after": [T, U.lower()]}, Extras(after=(T, U))),
     ("--array 7", {"array": 7}, Extras(array=7)),
+    ("--cpus 4", {"cpus": 4}, Extras(cpus=4)),
+    ("--memory 500M", {"memory": "500m"}, Extras(memory=500 * 1024**2)),
+    ("--memory 2G", {"memory": 2 * 1024**3}, Extras(memory=2 * 1024**3)),
+    ("--memory 1048576", {"memory": "1024k"}, Extras(memory=1024**2)),
+    (f"--file bin/x={D}", {"file": {"bin/x": D}}, Extras(files=(("bin/x", D),))),
+    (f"--file a=b={D} --file=c={D}", {"file": {"a=b": D, "c": D}}, Extras(files=(("a=b", D), ("c", D)))),
+    ("--result-dir runs/7", {"result_dir": "runs/7"}, Extras(result_dir="runs/7")),
+    ("--keep-output --checkpoint", {"keep_output": True, "checkpoint": True}, BOTH_FLAGS),
+    ("--notify http://h:1/p?q", {"notify": "http://h:1/p?q"}, Extras(notify="http://h:1/p?q")),
+    ("--key k-1", {"key": "k-1"}, Extras(key="k-1")),
     (
         '--tag x --priority 1 --env A=b --stdin "it\'s"',
         {"tag": "x", "priority": 1, "env": {"A": "b"}, "stdin": "it's"},
@@ -86,7 +98,7 @@ def test_all_older_options_are_there_as_json_too() -> None:
         (
             {"run": "x", "cpu": 3},
             "there is no option 'cpu': there are time, retries, at-most-once, priority, env, cwd, stdin, "
-            "name, tag, after, array.",
+            "name, tag, after, array, cpus, memory, file, result-dir, keep-output, checkpoint, notify, key.",
         ),
         (
             {"run": "x", "after": [T, "T1"]},
@@ -104,6 +116,11 @@ def test_all_older_options_are_there_as_json_too() -> None:
             {"run": "x", "retries": 1, "at_most_once": True},
             "--at-most-once and --retries exclude each other: it would be started again.",
         ),
+        ({"run": "x", "cpus": 0}, "--cpus takes a whole number from 1 to 4096: not '0'."),
+        (
+            {"run": "x", "file": {f"f{number}": D for number in range(101)}},
+            "--file takes 100 files at most, each with a name of its own.",
+        ),
         ({"sleep": -1}, BAD_NUMBER),
         ({"sleep": SLEEP_LIMIT_MS + 1}, BAD_NUMBER),
     ],
@@ -117,6 +134,58 @@ def test_an_object_that_is_wrong_is_told_what_would_be_right(value: dict, said: 
 )
 def test_variables_that_are_none_are_refused(env: object) -> None:
     assert refusal(of_json({"run": "x", "env": env})).startswith("--env takes NAME=VALUE")
+
+
+@pytest.mark.parametrize(
+    "memory", ["", "M", "1K", "1.5G", "-5M", "1048575", 0, -1, 1.5, True, None, 2**50 + 1, "9" * 10, "1T"]
+)
+def test_a_memory_that_is_none_is_refused(memory: object) -> None:
+    said = "--memory takes bytes, at least 1M, also as 500M or 2G: not "
+    assert refusal(of_json({"run": "x", "memory": memory})).startswith(said)
+
+
+OUTSIDE = ["", "/etc", "..", "../x", "a/../b", "a//b", "a/", "./a", "a\nb", "x" * 256, 1, None]
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_a_path_that_leaves_its_directory_is_refused(path: object) -> None:
+    reason = refusal(of_json({"run": "x", "result_dir": path}))
+    assert reason.startswith("--result-dir takes a relative path without . and ..")
+    if isinstance(path, str):
+        assert refusal(of_json({"run": "x", "file": {path: D}})).startswith("--file takes a relative path")
+
+
+@pytest.mark.parametrize("file", ["x", f"={D}", f"x={D[1:]}", f"x={D.upper()}", {"x": 1}, {"x": "y"}, [D], 1])
+def test_a_file_without_a_digest_is_refused(file: object) -> None:
+    assert refusal(of_json({"run": "x", "file": file})).startswith("--file takes a relative path")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "host",
+        "ftp://h/",
+        "http://",
+        "http://h:x/",
+        "http://h:0/",
+        "http://h:65536/",
+        "http://h/a b",
+        "//h/",
+    ],
+)
+def test_an_address_that_cannot_be_told_is_refused(url: str) -> None:
+    said = "--notify takes an http or https address of at most 2000 characters: not "
+    assert refusal(of_json({"run": "x", "notify": url})).startswith(said)
+    assert refusal(of_json({"run": "x", "notify": "http://h/" + "x" * 2000})).startswith(said)
+
+
+def test_a_task_takes_what_does_not_need_a_process_of_its_own() -> None:
+    good = {"file": {"x": D}, "result_dir": "r", "checkpoint": True, "memory": "5M", "cpus": 2, "key": "k"}
+    request = of_json({"task": "t"} | good)
+    assert isinstance(request, Submit)
+    assert unpack_spec(request.spec.pack()) == request.spec
+    assert refusal(of_json({"task": "t", "keep_output": True})).startswith("there is no option 'keep-output'")
 
 
 @pytest.mark.parametrize(
@@ -194,8 +263,10 @@ def test_what_is_packed_is_unpacked_and_what_is_not_asked_for_takes_no_room(extr
 @pytest.mark.parametrize(
     "given_",
     [
-        *({"cpus": 1}, {"priority": 101}, {"priority": True}, {"name": 1}, {"env": {"A": "b"}}),
+        *({"cores": 1}, {"priority": 101}, {"priority": True}, {"name": 1}, {"env": {"A": "b"}}),
         *({"after": ["T1"]}, {"after": T}, {"after": [T] * (AFTER_LIMIT + 1)}),
+        *({"cpus": -1}, {"cpus": True}, {"memory": 2**50 + 1}, {"files": [["../x", "d" * 64]]}),
+        *({"files": [["x", "d"]]}, {"result_dir": "/x"}, {"checkpoint": 1}, {"notify": 1}, {"key": None}),
         *({"array": 1}, {"array": True}, {"array": 100_001}, [], 1, {1: 2}),
     ],
 )
