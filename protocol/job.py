@@ -113,6 +113,11 @@ class Extras:
         return bool(self.files or self.result_dir or self.keep_output or self.checkpoint)
 
     @property
+    def leaves_files(self) -> bool:
+        """Whether files of it come home before its result does."""
+        return bool(self.result_dir or self.keep_output)
+
+    @property
     def suits_a_task(self) -> bool:
         """A task runs in a process that was there before it."""
         return not (self.env or self.cwd or self.stdin or self.array or self.keep_output)

@@ -66,7 +66,7 @@ def processes_with(marker: str) -> list[int]:
 
 def helpers_of(pid: int) -> list[int]:
     """Those for commands; supervisors of tasks are children of a node, too."""
-    helpers = processes_with("executor/helper.py")
+    helpers = processes_with("executor.helper import")
     return [child for child in children_of(pid) if child in helpers]
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from protocol.dialogue import CancelJob, GetResult, Status, Submit, Subscribe, Unsubscribe, Wait
 from protocol.dialogue import Nodes as NodesRequest
 from protocol.dialogue import Stats as StatsRequest
-from protocol.job import Ended, Extras
+from protocol.job import Ended, Extras, ResultFile
 from protocol.messages import Message
 from protocol.replies import JobEnded, Reply
 from protocol.tasks import Signature
@@ -78,6 +78,15 @@ class CommandEnded(NamedTuple):
     reason: str = ""
     #: What a task returned, as JSON text.
     value: str = ""
+
+
+class Shipped(NamedTuple):
+    """What a job left in its result directory is at its origin, or was refused for the reason `fault`."""
+
+    ticket: str
+    attempt: int
+    files: Sequence[ResultFile]
+    fault: str = ""
 
 
 class Progressed(NamedTuple):
@@ -152,6 +161,7 @@ Event = (
     | LinkDown
     | FromBalancer
     | FromHelpers
+    | Shipped
     | Found
     | TasksKnown
     | Measured
@@ -278,6 +288,23 @@ class SpawnTask:
     payload: str
     time_limit: float | None
     at_most_once: bool
+    extras: Extras | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ship:
+    """A job has ended: what it left in its result directory is to go to its origin; Shipped follows."""
+
+    ticket: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unship:
+    """Nobody wants that any more."""
+
+    ticket: str
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +344,8 @@ Action = (
     | Disconnect
     | Spawn
     | SpawnTask
+    | Ship
+    | Unship
     | TakeBack
     | Kill
     | Drained

@@ -1,6 +1,7 @@
 """The node as an executor: a queue, slots, and results kept until the load balancer has them.
 
-An attempt is in exactly one of `queue`, `ahead`, `running` and `outbox`; anything else about it is stale.
+An attempt is in exactly one of `queue`, `ahead`, `running`, `shipping` and `outbox`; anything else about it
+is stale.
 
 What it does follows from the load balancer's records, not from this node's: its actions are prompt. Only
 SendKept waits, for its results must be in the store first.
@@ -10,8 +11,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import NamedTuple
 
 from clusternode.core.events import (
     CommandEnded,
@@ -23,10 +25,13 @@ from clusternode.core.events import (
     Released,
     Send,
     SendKept,
+    Ship,
+    Shipped,
     Spawn,
     SpawnTask,
     TakeBack,
     TakenBack,
+    Unship,
 )
 from clusternode.core.lanes import Ahead, Fate, Lane, Lanes
 from protocol.delivery import Delivery
@@ -70,6 +75,14 @@ class Running:
     progress: tuple[float, str] | None = None
 
 
+class Shipping(NamedTuple):
+    """An attempt that has ended so, as soon as its files are at its origin."""
+
+    attempt: int
+    outcome: JobOutcome
+    report: Report
+
+
 class Executor:
     """Starts what it is given in order, as far as there are slots."""
 
@@ -81,6 +94,8 @@ class Executor:
         #: Given to helpers behind others, and not started as far as is known.
         self.ahead: dict[str, Ahead] = {}
         self.running: dict[str, Running] = {}
+        #: Ended, with files on their way; they take no slot.
+        self.shipping: dict[str, Shipping] = {}
         #: Attempts by ticket whose result the load balancer has not acknowledged.
         self.outbox: dict[str, int] = {}
         self.done = 0
@@ -116,7 +131,11 @@ class Executor:
                 *(ahead.key for ahead in self.ahead.values()),
                 *(Held(item.ticket, item.attempt) for item in self.queue.values()),
             ),
-            tuple(Held(ticket, job.attempt) for ticket, job in self.running.items()),
+            tuple(
+                Held(ticket, job.attempt)
+                for jobs in (self.running, self.shipping)
+                for ticket, job in jobs.items()
+            ),
             tuple(Held(ticket, attempt) for ticket, attempt in self.outbox.items()),
         )
 
@@ -161,6 +180,10 @@ class Executor:
                 continue
             if (ahead := self.ahead.get(ticket)) is not None:
                 self._take_back(ahead, Fate.CANCELLED, out)
+                continue
+            if (shipping := self.shipping.pop(ticket, None)) is not None:
+                out.prompt.append(Unship(ticket, attempt))
+                self._finish(ticket, attempt, JobOutcome.CANCELLED, shipping.report, now)
                 continue
             job = self.running.get(ticket)
             if job is None or job.cancelled:
@@ -246,7 +269,26 @@ class Executor:
             event.reason,
             event.value,
         )
-        self._finish(event.ticket, event.attempt, outcome, report, now)
+        if _leaves_files(job.spec) and outcome not in (JobOutcome.CANCELLED, JobOutcome.LOST):
+            self.shipping[event.ticket] = Shipping(event.attempt, outcome, report)
+            out.prompt.append(Ship(event.ticket, event.attempt))
+        else:
+            self._finish(event.ticket, event.attempt, outcome, report, now)
+
+    def shipped(self, event: Shipped, now: float) -> None:
+        """Its files are home, or cannot be; only now there is a result."""
+        ticket, attempt, files, fault = event
+        shipping = self.shipping.get(ticket)
+        if shipping is None or shipping.attempt != attempt:
+            self.stale += 1
+            return
+        del self.shipping[ticket]
+        outcome, report = shipping.outcome, replace(shipping.report, files=tuple(files))
+        if fault:
+            outcome = JobOutcome.FAILED if outcome is JobOutcome.SUCCEEDED else outcome
+            said = f"its result files were refused: {fault}"
+            report = replace(report, reason=f"{report.reason}; {said}" if report.reason else said)
+        self._finish(ticket, attempt, outcome, report, now)
 
     def advance(self, now: float, connected: bool, out: Outcome) -> None:
         """Ends sleeps that are over, starts what there is room for, reports and keeps what is due.
@@ -310,12 +352,14 @@ class Executor:
 
     def is_drained(self, connected: bool) -> bool:
         """Nothing runs any more, and no result can be delivered that was not."""
-        return self.draining and not self.running and not self.ahead and not (connected and self.outbox)
+        is_busy = self.running or self.ahead or self.shipping
+        return self.draining and not is_busy and not (connected and self.outbox)
 
     def stop(self, now: float, out: Outcome) -> None:
         """Commands are ended, and their end is nobody's news; what is not acknowledged goes to disk."""
         self.draining = True
         self.queue.clear()
+        self.shipping.clear()
         self.stopping = True
         for ticket, job in list(self.running.items()):
             if isinstance(job.spec, Sleep):
@@ -347,6 +391,8 @@ class Executor:
             return self.ahead[ticket].key.attempt
         if ticket in self.running:
             return self.running[ticket].attempt
+        if ticket in self.shipping:
+            return self.shipping[ticket].attempt
         return self.outbox.get(ticket)
 
     def _start(self, item: JobItem, now: float, out: Outcome) -> None:
@@ -365,13 +411,15 @@ class Executor:
                 self._to_report[ticket, attempt] = now + STARTED_AFTER
             case Command(line, limit):
                 self.running[ticket] = Running(attempt, spec, now)
-                self._lanes.start(Held(ticket, attempt), now)
+                # What has files starts only when they are there: nothing may count on its place.
+                self._lanes.start(Held(ticket, attempt), now, spec.extras.has_files)
                 extras = spec.extras.for_running
                 out.prompt.append(Spawn(ticket, attempt, line, limit, extras=extras))
                 self._to_report[ticket, attempt] = now + STARTED_AFTER
             case Task(name, payload, limit):
                 self.running[ticket] = Running(attempt, spec, now)
-                out.prompt.append(SpawnTask(ticket, attempt, name, payload, limit, spec.at_most_once))
+                how = (limit, spec.at_most_once, spec.extras.for_running)
+                out.prompt.append(SpawnTask(ticket, attempt, name, payload, *how))
                 self._to_report[ticket, attempt] = now + STARTED_AFTER
 
     # --- commands ahead --------------------------------------------------------------------------
@@ -466,6 +514,8 @@ class Executor:
         self.queue.pop(ticket, None)
         if (ahead := self.ahead.pop(ticket, None)) is not None:
             self._take_back(ahead, Fate.DROPPED, out)
+        if (shipping := self.shipping.pop(ticket, None)) is not None:
+            out.prompt.append(Unship(ticket, shipping.attempt))
         job = self.running.pop(ticket, None)
         if job is not None and not isinstance(job.spec, Sleep):
             self._part(Held(ticket, job.attempt), out)
@@ -525,9 +575,13 @@ class Executor:
 
 
 def _command_of(item: JobItem) -> Command | None:
-    """None for what is no command, or is not understood: that is said when it starts."""
+    """None for what is no command, has files, or is not understood: that is said when it starts."""
     try:
         spec = unpack_spec(item.body)
     except ProtocolError:
         return None
-    return spec if isinstance(spec, Command) else None
+    return spec if isinstance(spec, Command) and not spec.extras.has_files else None
+
+
+def _leaves_files(spec: JobSpec) -> bool:
+    return not isinstance(spec, Sleep) and spec.extras.leaves_files

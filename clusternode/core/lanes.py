@@ -75,9 +75,9 @@ class Lanes:
         #: The moving average of what commands take.
         self._typical = LONGEST_COUNTED
 
-    def start(self, key: Held, now: float) -> None:
-        """A helper was given this command, to start at once."""
-        self._lanes[key] = Lane(key, now)
+    def start(self, key: Held, now: float, closed: bool = False) -> None:
+        """A helper was given this command, to start at once; `closed`: nothing is to go behind it."""
+        self._lanes[key] = Lane(key, now, closed=closed)
 
     def end(self, key: Held, now: float) -> Ahead | None:
         """This command has ended; the one behind it, if any, has started."""

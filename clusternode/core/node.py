@@ -22,6 +22,7 @@ from clusternode.core.events import (
     Measured,
     Outcome,
     Send,
+    Shipped,
     Stop,
     TasksKnown,
     Tick,
@@ -104,6 +105,8 @@ class NodeCore:
                 self._on_message(message, out)
             case FromHelpers():
                 self.executor.heard(event, now, self.connected, out)
+            case Shipped():
+                self.executor.shipped(event, now)
             case Found(number, outcomes, counts):
                 self.origin.recall(counts, now, out)
                 self.origin.found(number, outcomes, now, out)

@@ -22,7 +22,9 @@ from runtime.lifecycle import SOFT_FILE_LIMIT
 
 log = logging.getLogger("clusternode")
 
-HELPER = Path(__file__).with_name("helper.py")
+#: A helper finds this package without the site's: those cost more than all else of its start.
+BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from clusternode.executor.{} import main; main()"
+SOURCES = str(Path(__file__).parents[2])
 READ_SIZE = 65536
 #: A helper that has more commands than this need not be heard at once: what it says gathers for so long.
 BUSY = 8
@@ -30,6 +32,11 @@ HEAR_LATER = 0.004
 #: Seconds that helpers have to end all that they run when the node stops: more than they take for what can be
 #: ended. A stop must not hang on what cannot.
 CLOSE_PATIENCE = 8.0
+
+
+def program(module: str) -> tuple[str, ...]:
+    """What starts `main` of this module here; its arguments follow."""
+    return (sys.executable, "-I", "-S", "-c", BOOT.format(module), SOURCES)
 
 
 class Key(NamedTuple):
@@ -144,7 +151,7 @@ class Pool:
     """Runs commands in helpers; each ends in one CommandEnded, or is TakenBack, whatever happens."""
 
     #: What a helper is: the number of its socket and a limit of open files follow.
-    PROGRAM: Sequence[str] = (sys.executable, "-I", "-S", str(HELPER))
+    PROGRAM: Sequence[str] = program("helper")
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """The supervisor of one slot for tasks: gives its worker process one at a time, and sees it die or hang.
 
 Started by `tasks.py` with the control socket's number as its argument, isolated and without site packages:
-only the standard library and `helper.py` here. Code of tasks runs in the worker alone (`evenly/worker.py`):
-whatever it does, there is somebody to say what became of it.
+only the standard library and what helpers have is here. Code of tasks runs in the worker alone
+(`evenly/worker.py`): whatever it does, there is somebody to say what became of it.
 
     node -> supervisor   ("set-up", SetUp as a tuple), once
                          ("run", key, name, payload, time limit or None, at most once)
@@ -39,19 +39,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clusternode.executor.helper import (
-    IGNORED,
     KILL_GRACE,
     LAST_READS,
     OUTPUT_LIMIT,
     PR_SET_CHILD_SUBREAPER,
-    RESTORED,
     Control,
     NodeGone,
     Output,
-    Place,
     own_children,
     reap_descendants,
 )
+from clusternode.executor.surroundings import IGNORED, RESTORED, Place
 
 #: A task whose worker died is started again so often: a crash may be chance, a third one is not.
 RESTARTS = 2

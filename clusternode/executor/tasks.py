@@ -12,17 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from clusternode.core.events import FromHelpers, Progressed, SpawnTask, TasksKnown
-from clusternode.executor.pool import Helper, Pool
+from clusternode.executor.pool import Helper, Pool, program
 from clusternode.executor.supervisor import SetUp
 from protocol.tasks import unpack_signature
 
 log = logging.getLogger("clusternode")
 
-#: The supervisor finds this package without the site's: those cost more than all else of its start.
-BOOT = (
-    "import sys; sys.path.append(sys.argv.pop(1)); from clusternode.executor.supervisor import main; main()"
-)
-SOURCES = str(Path(__file__).parents[2])
 #: A name, not an import: what a worker runs is not this program's.
 WORKER = "evenly.worker"
 #: Workers started ahead at most, however many slots there are: each takes the memory of its modules.
@@ -34,7 +29,7 @@ SPARE_TRIES = 2
 class TaskPool(Pool):
     """Runs tasks; each ends in one CommandEnded, whatever happens."""
 
-    PROGRAM = (sys.executable, "-I", "-S", "-c", BOOT, SOURCES)
+    PROGRAM = program("supervisor")
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from clusternode.executor.pool import HELPER
+from clusternode.executor.pool import program
 from support import Client, Cluster, Node, eventually, helpers_of, marker, processes_with
 
 Make = Callable[..., Cluster]
@@ -29,8 +29,8 @@ def cluster(make_cluster: Make) -> Cluster:
 def start(cluster: Cluster, *names: str, drain_period: int = 0) -> list[Node]:
     """Nodes of one slot, which have run short commands."""
     nodes = [cluster.add_node(name, 1, DRAIN_PERIOD=str(drain_period)) for name in names]
-    for program in (cluster.balancer, *nodes):
-        program.start()
+    for each in (cluster.balancer, *nodes):
+        each.start()
     cluster.await_connected(*names)
     with nodes[0].json_client() as client:
         client.wait(*client.submit(*["run true"] * WARM_UP * len(nodes)))
@@ -99,7 +99,7 @@ def test_a_helper_whose_node_died_without_reading_ends_its_job(tmp_path: Path) -
     mark = marker()
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        arguments = ["-I", "-S", str(HELPER), str(theirs.fileno()), "1024"]
+        arguments = [*program("helper")[1:], str(theirs.fileno()), "1024"]
         helper = subprocess.Popen([sys.executable, *arguments], pass_fds=[theirs.fileno()])
         theirs.close()
         for message in (

@@ -9,7 +9,7 @@ from clusternode.core.node import NodeCore
 from loadbalancer.core import events as balancer_events
 from loadbalancer.core.balancer import Balancer
 from loadbalancer.core.jobs import State
-from protocol.job import unpack_report
+from protocol.job import Command, unpack_report, unpack_spec
 from protocol.messages import NotHere, ResReq, Result
 from protocol.replies import counted
 
@@ -150,6 +150,19 @@ def check_arrays(world: World) -> None:
             assert (disk.outcome(ticket) == "succeeded") == is_good, f"{where} ended otherwise than its jobs"
             reason = unpack_report(disk.done[seq].body).reason
             assert reason.endswith(f"{len(jobs)} jobs: {counted(counts)}"), f"{where}: {reason}, {counts}"
+
+
+def check_files(world: World) -> None:
+    """What ran and was to leave files has them home before its result, or says why not."""
+    for ticket, node in world.submitted.items():
+        disk = node.disk
+        seq = disk.find(ticket)
+        if seq is None or seq not in disk.done or disk.done[seq].outcome != "succeeded":
+            continue
+        spec = unpack_spec(disk.tickets[seq].body)
+        if isinstance(spec, Command) and spec.extras.result_dir and not spec.extras.array:
+            files = unpack_report(disk.done[seq].body).files
+            assert files, f"seed {world.seed}: {ticket} succeeded without its files"
 
 
 def check_nothing_runs_in_vain(world: World) -> None:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from checks import (
     check_arrays,
     check_dependants,
+    check_files,
     check_ledger,
     check_nothing_runs_in_vain,
     step_balancer,
@@ -34,7 +35,7 @@ from loadbalancer.core.settings import Settings
 from machinery import COMMIT_DELAY, WIRE_DELAYS, BalancerDisk, NodeDisk, Process, Wire
 from protocol.arrays import size_of
 from protocol.dialogue import ALL, CancelJob, GetResult, Submit, Subscribe, Wait
-from protocol.job import Command, Ended, JobSpec, Sleep, Task
+from protocol.job import Command, Ended, JobSpec, ResultFile, Sleep, Task
 from protocol.messages import Hello, Job, Message, RequestOfRes, Result
 from protocol.replies import CancelOf, ResultOf, TicketIssued, UnknownTicket
 from protocol.tasks import Parameter, Signature
@@ -273,8 +274,21 @@ class SimNode:
             case node_events.Spawn() | node_events.SpawnTask() | node_events.TakeBack() | node_events.Kill():
                 assert self.pool is not None
                 self.pool.perform(action)
+            case node_events.Ship(ticket, attempt):
+                self._ship(process, ticket, attempt)
             case node_events.Disconnect():
                 self.cut()
+
+    def _ship(self, process: Process, ticket: str, attempt: int) -> None:
+        """The files of a job go home in their own time, or are refused."""
+        self.world.seen["shipped"] += 1
+        chance = self.world.random
+        fault = "refused" if chance.random() < 0.1 else ""
+        files = () if fault else (ResultFile("out", 1, "0" * 64),)
+        shipped = node_events.Shipped(ticket, attempt, files, fault)
+        self.world.after(
+            chance.choice((0.0, 0.01, 2.0)), lambda: process.awake(lambda: process.submit(shipped))
+        )
 
     def _answer(self, client: int, reply: Any) -> None:
         if client == self.client:
@@ -534,6 +548,7 @@ class World:
         check_nothing_runs_in_vain(self)
         check_dependants(self)
         check_arrays(self)
+        check_files(self)
 
 
 def is_endless(spec: JobSpec) -> bool:

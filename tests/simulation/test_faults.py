@@ -47,7 +47,9 @@ def in_company(world: World, node: SimNode, job: JobSpec, chance: random.Random)
     size = 0 if is_endless(job) or chance.random() < 0.8 else chance.randint(2, 8)
     world.seen["dependants"] += bool(others)
     world.seen["arrays"] += bool(size)
-    return replace(job, extras=Extras(after=tuple(others), array=size)) if others or size else job
+    leaves = "results" if chance.random() < 0.2 else ""
+    extras = Extras(after=tuple(others), array=size, result_dir=leaves)
+    return replace(job, extras=extras) if others or size or leaves else job
 
 
 def some_short_commands(chance: random.Random) -> list[JobSpec]:

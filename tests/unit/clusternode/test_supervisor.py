@@ -24,7 +24,7 @@ def test_it_imports_only_what_a_start_without_packages_has() -> None:
         for alias in node.names
     ]
     others = {name for name in names if name and name.partition(".")[0] not in sys.stdlib_module_names}
-    assert others == {"clusternode.executor.helper"}
+    assert others == {"clusternode.executor.helper", "clusternode.executor.surroundings"}
 
 
 @pytest.mark.parametrize(
