@@ -10,7 +10,7 @@ from typing import Any
 from protocol.fields import is_name
 from protocol.job import JobSpec, Sleep, is_ticket
 from protocol.limits import ARRAY_LIMIT, LINE_LIMIT, NAME_LIMIT, SLEEP_LIMIT_MS, TICKET_LENGTH, WAIT_LIMIT
-from protocol.options import OPTIONS, TASK_OPTIONS, BadOption, command, split, task
+from protocol.options import OPTIONS, TASK_OPTIONS, BadOption, command, key, split, task
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,9 +222,15 @@ def _job(given: dict[str, Any]) -> Request:
             # All in ASCII: half a surrogate pair, which JSON can say, is no text to the wire.
             payload = json.dumps(options.pop("payload", {}))
             return Submit(task(name, payload, _as_options(options)))
-        case {"sleep": int(ms), **others} if not isinstance(ms, bool) and not others:
-            return Submit(Sleep(ms)) if 0 <= ms <= SLEEP_LIMIT_MS else Invalid(BAD_NUMBER)
+        case {"sleep": int(ms), **others} if not isinstance(ms, bool) and others.keys() <= SLEEP_OPTIONS:
+            if not 0 <= ms <= SLEEP_LIMIT_MS:
+                return Invalid(BAD_NUMBER)
+            return Submit(Sleep(ms, key(others["key"]) if others else ""))
     return Invalid(f"That object is no job; {JSON_FORM}")
+
+
+#: A sleep has nothing else to be told.
+SLEEP_OPTIONS = {"key"}
 
 
 def _as_options(given: dict[str, Any]) -> list[tuple[str, Any]]:
