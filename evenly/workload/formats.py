@@ -63,8 +63,8 @@ def sleeps() -> Parser:
         match = form.fullmatch(text)
         if match is None or (ms := int(match[1])) > SLEEP_LIMIT_MS:
             raise BadLine(
-                f"{_shown(text)} is no task: one is sleep MS, as in sleep 1000, with whole milliseconds from 0 "
-                f"to {SLEEP_LIMIT_MS}; for commands say --format shell"
+                f"{_shown(text)} is no task: one is sleep MS, as in sleep 1000, with whole milliseconds from "
+                f"0 to {SLEEP_LIMIT_MS}; for commands say --format shell"
             )
         return Parsed(f'{{"sleep":{ms}}}')
 
@@ -118,14 +118,16 @@ def swf(speed: float = 1.0) -> Parser:
         fields = [_number(word) for word in text.split()]
         if len(fields) != SWF_FIELDS:
             raise BadLine(
-                f"a line of the Standard Workload Format has {SWF_FIELDS} numbers (job, submit time, wait time, "
-                f"run time, processors, …), this one has {len(fields)}"
+                f"a line of the Standard Workload Format has {SWF_FIELDS} numbers (job, submit time, wait "
+                f"time, run time, processors, …), this one has {len(fields)}"
             )
         submitted, run_time, processors = fields[1], fields[3], fields[4]
         if submitted < 0:
             raise BadLine(f"the submit time, the 2nd number, is {submitted:g}: it must be 0 or more seconds")
         if (run_time < 0 and run_time != -1) or (processors < 0 and processors != -1):
-            raise BadLine("run time and processors, the 4th and 5th number, must be 0 or more, or -1 for unknown")
+            raise BadLine(
+                "run time and processors, the 4th and 5th number, must be 0 or more, or -1 for unknown"
+            )
         first = submitted if first is None else first
         if run_time == -1:
             return Omitted("its run time is unknown")

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from evenly.workload.errors import WorkloadError
 from evenly.workload.formats import BadLine, Omitted, Parser, jsonl, shell, sleeps, swf
@@ -90,7 +90,9 @@ class Workload:
             raise WorkloadError(f"{path}: {(error.strerror or str(error)).lower()}") from None
         self.format = format or self._recognise()
         if speed is not None and self.format != "swf":
-            raise WorkloadError(f"--speed is for the Standard Workload Format; {path} is read as {self.format}")
+            raise WorkloadError(
+                f"--speed is for the Standard Workload Format; {path} is read as {self.format}"
+            )
         self.speed = speed or 1.0
 
     def read(self) -> Iterator[Entry | Fault | Skipped]:
@@ -146,7 +148,8 @@ class Workload:
     # --- reading ---------------------------------------------------------------------------------
 
     def _parser(self) -> Parser:
-        return {"sleeps": sleeps, "shell": shell, "jsonl": jsonl, "swf": lambda: swf(self.speed)}[self.format]()
+        parsers = {"sleeps": sleeps, "shell": shell, "jsonl": jsonl}
+        return swf(self.speed) if self.format == "swf" else parsers[self.format]()
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Any]:
@@ -161,7 +164,7 @@ class Workload:
         with self._opened() as raw:
             packed = raw.read(len(_GZIP)) == _GZIP
             raw.seek(0)
-            file: IO[bytes] = gzip.GzipFile(fileobj=raw) if packed else raw
+            file = cast(IO[bytes], gzip.GzipFile(fileobj=raw) if packed else raw)
             count = 0
             try:
                 while True:

@@ -120,8 +120,8 @@ def report_of(state: State) -> Report:
         nodes=tuple(
             NodeUse(*row)
             for row in state.database.execute(
-                "SELECT node, count(*), sum(max(0, finished - started)) FROM job "
-                "WHERE started IS NOT NULL AND finished IS NOT NULL AND node IS NOT NULL GROUP BY node ORDER BY node"
+                "SELECT node, count(*), sum(max(0, finished - started)) FROM job WHERE started IS NOT NULL "
+                "AND finished IS NOT NULL AND node IS NOT NULL GROUP BY node ORDER BY node"
             )
         ),
     )

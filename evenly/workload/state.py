@@ -153,7 +153,9 @@ class State:
         """The number of a node's address, the same in all runs on this state."""
         with self._named(), self.database:
             self.database.execute("INSERT OR IGNORE INTO origin (address) VALUES (?)", (address,))
-            return int(self.database.execute("SELECT id FROM origin WHERE address = ?", (address,)).fetchone()[0])
+            return int(
+                self.database.execute("SELECT id FROM origin WHERE address = ?", (address,)).fetchone()[0]
+            )
 
     def origins(self) -> dict[int, str]:
         """Addresses by their numbers."""
@@ -161,28 +163,29 @@ class State:
 
     # --- jobs ------------------------------------------------------------------------------------
 
-    def write(self, tickets: Iterable[Ticket] = (), refused: Iterable[Refusal] = (), ends: Iterable[End] = ()) -> int:
+    def write(
+        self, tickets: Iterable[Ticket] = (), refused: Iterable[Refusal] = (), ends: Iterable[End] = ()
+    ) -> int:
         """All of it in one commit; ends of tickets that are not in here, or have ended, count for nothing.
         Returns how many jobs have ended by it."""
         with self._named(), self.database as database:
             database.executemany(
-                "INSERT OR REPLACE INTO job (number, line, round, ticket, origin) VALUES (?, ?, ?, ?, ?)", tickets
+                "INSERT OR REPLACE INTO job (number, line, round, ticket, origin) VALUES (?, ?, ?, ?, ?)",
+                tickets,
             )
             rows = ((each.number, each.line, each.round, UNKNOWN, REFUSED, each.reason) for each in refused)
-            ended = database.executemany(
-                "INSERT OR REPLACE INTO job (number, line, round, origin, outcome, reason) VALUES (?, ?, ?, ?, ?, ?)",
+            inserted = database.executemany(
+                "INSERT OR REPLACE INTO job (number, line, round, origin, outcome, reason) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
                 rows,
-            ).rowcount
-            ended = max(0, ended)
-            ended += max(
-                0,
-                database.executemany(
-                    "UPDATE job SET outcome = ?, reason = ?, hint = ?, node = ?, submitted = ?, started = ?, "
-                    "finished = ? WHERE ticket = ? AND outcome IS NULL",
-                    ((*each[1:], each.ticket) for each in ends),
-                ).rowcount,
             )
-        return ended
+            updated = database.executemany(
+                "UPDATE job SET outcome = ?, reason = ?, hint = ?, node = ?, submitted = ?, started = ?, "
+                "finished = ? WHERE ticket = ? AND outcome IS NULL",
+                ((*each[1:], each.ticket) for each in ends),
+            )
+        # Of no rows at all it is -1.
+        return max(0, inserted.rowcount) + max(0, updated.rowcount)
 
     def is_open(self, ticket: str) -> bool:
         """Whether it is one of these tickets, and its end is not known."""
@@ -251,7 +254,9 @@ def _beside(path: Path) -> list[Path]:
 def _connect(path: Path) -> sqlite3.Connection:
     """A connection that holds the file for itself."""
     if path.parent != Path() and not path.parent.is_dir():
-        raise WorkloadError(f"{path}: there is no directory {path.parent} for the state; --state names another")
+        raise WorkloadError(
+            f"{path}: there is no directory {path.parent} for the state; --state names another"
+        )
     connection: sqlite3.Connection | None = None
     try:
         connection = sqlite3.connect(path, timeout=0, check_same_thread=False)
