@@ -148,7 +148,8 @@ def _failures(state: State) -> tuple[tuple[Failures, ...], int]:
         if count > GROUPS:
             continue
         rows = state.database.execute(
-            "SELECT line, hint FROM job WHERE outcome = ? AND coalesce(reason, '') = ? ORDER BY number LIMIT ?",
+            "SELECT line, hint FROM job WHERE outcome = ? AND coalesce(reason, '') = ? "
+            "ORDER BY number LIMIT ?",
             (outcome, reason, LINES),
         ).fetchall()
         hint = next((hint for _, hint in rows if hint), "")

@@ -72,10 +72,11 @@ class End(NamedTuple):
 
 
 class Open(NamedTuple):
-    """A job whose end is not known."""
+    """A job that is to be asked for."""
 
     number: int
     ticket: str
+    origin: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,32 +166,54 @@ class State:
 
     def write(
         self, tickets: Iterable[Ticket] = (), refused: Iterable[Refusal] = (), ends: Iterable[End] = ()
-    ) -> int:
-        """All of it in one commit; ends of tickets that are not in here, or have ended, count for nothing.
-        Returns how many jobs have ended by it."""
+    ) -> tuple[int, int, list[End]]:
+        """All of it in one commit. An end is that of each job with its ticket that has not ended.
+
+        Returns how many jobs have ended by it, how many of them did not succeed, and the ends that are of no
+        such job.
+        """
+        ended = failed = 0
+        strangers = []
         with self._named(), self.database as database:
             database.executemany(
                 "INSERT OR REPLACE INTO job (number, line, round, ticket, origin) VALUES (?, ?, ?, ?, ?)",
                 tickets,
             )
-            rows = ((each.number, each.line, each.round, UNKNOWN, REFUSED, each.reason) for each in refused)
-            inserted = database.executemany(
-                "INSERT OR REPLACE INTO job (number, line, round, origin, outcome, reason) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
-                rows,
-            )
-            updated = database.executemany(
-                "UPDATE job SET outcome = ?, reason = ?, hint = ?, node = ?, submitted = ?, started = ?, "
-                "finished = ? WHERE ticket = ? AND outcome IS NULL",
-                ((*each[1:], each.ticket) for each in ends),
-            )
-        # Of no rows at all it is -1.
-        return max(0, inserted.rowcount) + max(0, updated.rowcount)
+            for each in refused:
+                database.execute(
+                    "INSERT OR REPLACE INTO job (number, line, round, origin, outcome, reason) "
+                    "VALUES (?, ?, ?, ?, ?, ?)",
+                    (each.number, each.line, each.round, UNKNOWN, REFUSED, each.reason),
+                )
+                ended += 1
+                failed += 1
+            for end in ends:
+                count = database.execute(
+                    "UPDATE job SET outcome = ?, reason = ?, hint = ?, node = ?, submitted = ?, started = ?, "
+                    "finished = ? WHERE ticket = ? AND outcome IS NULL",
+                    (*end[1:], end.ticket),
+                ).rowcount
+                ended += count
+                failed += count if end.outcome != SUCCEEDED else 0
+                if not count:
+                    strangers.append(end)
+        return ended, failed, strangers
 
-    def is_open(self, ticket: str) -> bool:
-        """Whether it is one of these tickets, and its end is not known."""
-        found = self.database.execute("SELECT 1 FROM job WHERE ticket = ? AND outcome IS NULL", (ticket,))
-        return found.fetchone() is not None
+    def explain(self, reasons: Iterable[tuple[int, str, str]]) -> None:
+        """(number, reason, hint) of jobs that have failed."""
+        with self._named(), self.database as database:
+            database.executemany(
+                "UPDATE job SET reason = ?2, hint = ?3 WHERE number = ?1 AND outcome IS NOT NULL", reasons
+            )
+
+    def unexplained(self, origin: int, after: int, limit: int) -> list[Open]:
+        """As `open_jobs`, of those that have failed and nobody has asked why."""
+        rows = self.database.execute(
+            "SELECT number, ticket, origin FROM job WHERE number > ? AND outcome IS NOT NULL AND outcome != ? "
+            "AND reason IS NULL AND ticket IS NOT NULL AND origin IN (?, ?) ORDER BY number LIMIT ?",
+            (after, SUCCEEDED, origin, UNKNOWN, limit),
+        )
+        return [Open(*row) for row in rows]
 
     def known(self, first: int, count: int) -> dict[int, int | None]:
         """Of the jobs from number `first` on, `count` of them, those in here: the round in which it is to be
@@ -205,21 +228,18 @@ class State:
     def open_jobs(self, origin: int, after: int, limit: int) -> list[Open]:
         """Those of this origin, or of one that is not known, with numbers above `after`."""
         rows = self.database.execute(
-            "SELECT number, ticket FROM job WHERE number > ? AND outcome IS NULL AND ticket IS NOT NULL "
+            "SELECT number, ticket, origin FROM job WHERE number > ? AND outcome IS NULL AND ticket IS NOT NULL "
             "AND origin IN (?, ?) ORDER BY number LIMIT ?",
             (after, origin, UNKNOWN, limit),
         )
         return [Open(*row) for row in rows]
 
-    def found(self, ticket: str, origin: int) -> None:
-        """A ticket of unknown origin is this one's."""
+    def found(self, number: int, origin: int) -> None:
+        """A job whose origin was not known is one of this node's."""
         with self._named(), self.database:
             self.database.execute(
-                "UPDATE job SET origin = ? WHERE ticket = ? AND origin = ?", (origin, ticket, UNKNOWN)
+                "UPDATE job SET origin = ? WHERE number = ? AND origin = ?", (origin, number, UNKNOWN)
             )
-
-    def has_open(self, origin: int) -> bool:
-        return bool(self.open_jobs(origin, UNKNOWN, 1))
 
     def retry_failed(self) -> int:
         """What did not succeed is to be submitted again, as a new job; returns how many."""
