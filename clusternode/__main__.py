@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clusternode.node import Options, serve
 from protocol.fields import is_name
-from protocol.limits import NAME_LIMIT, SLOTS_LIMIT
+from protocol.limits import GIB, NAME_LIMIT, SLOTS_LIMIT
 from runtime.datadir import locked_directory
 from runtime.lifecycle import run
 from runtime.settings import ADDRESS, PORT, Argument, Setting, integer, parse, text
@@ -60,6 +60,18 @@ SETTINGS = [
         60_000,
         "ms without a sign of life after which the worker of a task is killed as hung",
     ),
+    Setting(
+        "MAX_RESULT_BYTES",
+        integer(0, 2**50, "bytes"),
+        4 * GIB,
+        "bytes that one job may leave in files, or have as its checkpoint",
+    ),
+    Setting(
+        "CHECKPOINT_PERIOD",
+        integer(100, 24 * 3600 * 1000, "milliseconds"),
+        60_000,
+        "ms from one checkpoint of a job with --checkpoint to the next, beside those that it asks for",
+    ),
 ]
 
 
@@ -79,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         tasks=values["TASKS"] or "",
         max_tasks_per_worker=values["MAX_TASKS_PER_WORKER"],
         task_hang_period=values["TASK_HANG_PERIOD"] / 1000,
+        max_result_bytes=values["MAX_RESULT_BYTES"],
+        checkpoint_period=values["CHECKPOINT_PERIOD"] / 1000,
     )
     directory = Path(values["DATA_DIR"] or f"evenly-data/node-{options.client_port}")
 

@@ -8,22 +8,25 @@ import heapq
 import logging
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from clusternode.core.done import reply_of_done, view_of_done
-from clusternode.core.events import Asked, ClientGone, Event, Line, LinesReceived, LookUp
-from clusternode.store.sqlite import SqliteStore, TicketRow
+from clusternode.core.events import Asked, Line, LinesReceived, LookUp
+from clusternode.desk import Uploading
+from clusternode.store.sqlite import TicketRow
 from clusternode.tickets import new_tickets
 from protocol.arrays import size_of
 from protocol.dialogue import (
     TOO_LONG,
     CancelJob,
     Exit,
+    Fetch,
     GetAll,
     GetResult,
+    Has,
     Help,
     Invalid,
     Json,
@@ -32,6 +35,9 @@ from protocol.dialogue import (
     Stats,
     Status,
     Submit,
+    Tail,
+    TakeCheckpoint,
+    Upload,
     Wait,
     WaitForAll,
     parse_line,
@@ -61,6 +67,9 @@ from protocol.replies import (
 )
 from runtime.connection import set_nodelay
 
+if TYPE_CHECKING:
+    from clusternode.door import Door
+
 log = logging.getLogger("clusternode")
 
 #: Lines read and not yet handled, above which the client is left unread.
@@ -88,10 +97,6 @@ class News:
         return self._lines[as_json]
 
 
-class Listing:
-    """Stands in the place of the reply to `getall`, which is streamed from the store."""
-
-
 class Client(asyncio.Protocol):
     """One client. Its lines are numbered, and so are their replies, which leave in that order."""
 
@@ -99,11 +104,14 @@ class Client(asyncio.Protocol):
         self.number = number
         self._door = door
         self._decoder = LineDecoder()
-        self._lines: deque[bytes | None] = deque()
+        self._lines: deque[bytes | Uploading | None] = deque()
+        #: The file that comes now, in the place of lines.
+        self._upload: Uploading | None = None
         self._transport: asyncio.Transport | None = None
         self._next_line = 0
         self._next_reply = 0
-        self._ready: dict[int, bytes | Listing] = {}
+        #: A reply of many pieces is made when its turn has come.
+        self._ready: dict[int, bytes | AsyncGenerator[bytes]] = {}
         self._ready_bytes = 0
         self._json_from: int | None = None
         #: Questions behind a `wait`: asked when their turn has come, so that they see what it waited for.
@@ -144,12 +152,42 @@ class Client(asyncio.Protocol):
             self._input_over = True
 
     def data_received(self, data: bytes) -> None:
-        if not self._input_over:
-            self._lines.extend(self._decoder.feed(data))
-            self._schedule_work()
+        while data and not self._input_over:
+            if self._upload is not None:
+                data = self._upload.feed(data)
+                if not self._upload.is_whole:
+                    break
+                self._upload = None
+                continue
+            lines, rest = self._decoder.feed_to_upload(data)
+            if rest is None:
+                self._lines.extend(lines)
+                break
+            data = rest
+            self._begin_upload(lines)
+        self._schedule_work()
+
+    def _begin_upload(self, lines: list[bytes | None]) -> None:
+        """What follows the last of these lines is a file."""
+        *before, last = lines
+        self._lines.extend(before)
+        asked = parse_line(last or b"")
+        if isinstance(asked, Upload):
+            self._upload = self._door.desk.receive(asked, self._uploaded)
+            self._lines.append(self._upload)
+        else:
+            # How many bytes are no lines cannot be told: there will be none.
+            self._lines.extend((last, b"exit"))
+            self._input_over = True
+
+    def _uploaded(self) -> None:
+        """It is where it belongs, or refused; or there is room for more of it."""
+        self._schedule_work()
 
     def eof_received(self) -> bool:
         if not self._input_over:
+            if self._upload is not None:
+                self._upload.abort()
             self._lines.extend(self._decoder.end())
             self._lines.append(b"exit")
             self._schedule_work()
@@ -157,6 +195,8 @@ class Client(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._input_over = True
+        if self._upload is not None:
+            self._upload.abort()
         self._lines.clear()
         self._lookups.clear()
         self._held_back.clear()
@@ -210,7 +250,15 @@ class Client(asyncio.Protocol):
         requests: list[tuple[int, Request]] = []
         weight = 0
         while self._lines and weight < LINES_PER_TURN and not self._input_over:
-            raw = self._lines.popleft()
+            raw = self._lines[0]
+            if isinstance(raw, Uploading) and raw.reply is None:
+                break  # what follows may need it
+            del self._lines[0]
+            if isinstance(raw, Uploading):
+                assert raw.reply is not None
+                self._reply(self._next_line, raw.reply)
+                self._next_line += 1
+                continue
             request = TOO_LONG if raw is None else parse_line(raw)
             if request is None:
                 continue
@@ -267,8 +315,23 @@ class Client(asyncio.Protocol):
             case Exit():
                 self._reply(number, Goodbye())
             case GetAll():
-                self._ready[number] = Listing()
-                self._schedule_flush()
+                self._stream_later(number, self._listing(self._reads_json(number)))
+            case Tail():
+                self._stream_later(number, self._door.desk.tail(request, self._reads_json(number)))
+            case Fetch(_, path) if path:
+                self._stream_later(number, self._door.desk.send_file(request, self._reads_json(number)))
+            case Fetch() | Has() | TakeCheckpoint():
+                self._door.background(self._answer_by_desk(number, request))
+            case Upload():
+                self._reply(number, Failure("upload stands at the beginning of its line."))
+
+    async def _answer_by_desk(self, number: int, request: Fetch | Has | TakeCheckpoint) -> None:
+        self._reply(number, await self._door.desk.answer(request))
+
+    def _stream_later(self, number: int, chunks: AsyncGenerator[bytes]) -> None:
+        """When its turn has come."""
+        self._ready[number] = chunks
+        self._schedule_flush()
 
     def _reads_json(self, number: int) -> bool:
         return self._json_from is not None and number >= self._json_from
@@ -279,6 +342,8 @@ class Client(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         full = len(self._lines) > LINES_HIGH or not self._may_work
+        if self._upload is not None:
+            full = self._upload.is_full
         if full != self._reading_paused:
             self._reading_paused = full
             if full:
@@ -338,9 +403,9 @@ class Client(asyncio.Protocol):
             data = self._ready.pop(self._next_reply, None)
             if data is None:
                 break
-            if isinstance(data, Listing):
+            if not isinstance(data, bytes):
                 self._streaming = True
-                self._door.background(self._stream(self._next_reply))
+                self._door.background(self._stream(data))
                 break
             chunks.append(data)
             size += len(data)
@@ -362,24 +427,29 @@ class Client(asyncio.Protocol):
             self._transport.close()
             self._linger = asyncio.get_running_loop().call_later(LINGER, self._transport.abort)
 
-    async def _stream(self, number: int) -> None:
-        """`getall`, page by page, as fast as the client reads."""
-        as_json = self._reads_json(number)
+    async def _stream(self, chunks: AsyncGenerator[bytes]) -> None:
+        """A reply of many pieces, as fast as the client reads."""
         transport = self._transport
         assert transport is not None
-        transport.write(listing_start(as_json))
-        after, first = 0, True
-        while not transport.is_closing() and (rows := await self._door.store.page(after)):
-            for row in rows:
-                transport.write(_listed(row, as_json, first))
-                first = False
-            after = rows[-1].seq
-            await self._writable.wait()
-        if not transport.is_closing():
-            transport.write(listing_end(as_json))
+        async with contextlib.aclosing(chunks):
+            async for chunk in chunks:
+                if transport.is_closing():
+                    break
+                transport.write(chunk)
+                await self._writable.wait()
         self._next_reply += 1
         self._streaming = False
         self._schedule_flush()
+
+    async def _listing(self, as_json: bool) -> AsyncGenerator[bytes]:
+        """`getall`, page by page."""
+        yield listing_start(as_json)
+        after, first = 0, True
+        while rows := await self._door.store.page(after):
+            pieces = [_listed(row, as_json, first and row is rows[0]) for row in rows]
+            first, after = False, rows[-1].seq
+            yield b"".join(pieces)
+        yield listing_end(as_json)
 
     # --- answers from the store ------------------------------------------------------------------
 
@@ -454,66 +524,3 @@ def _listed(row: TicketRow, as_json: bool, first: bool) -> bytes:
 
 def _unreadable(row: TicketRow, error: ProtocolError) -> str:
     return f"The stored job {row.ticket} cannot be read: {error.reason}."
-
-
-class Door:
-    """All clients of this node."""
-
-    def __init__(
-        self,
-        submit: Callable[[Event], None],
-        store: SqliteStore,
-        background: Callable[[Awaitable[None]], None],
-    ) -> None:
-        self.submit = submit
-        self.store = store
-        self.background = background
-        self._clients: dict[int, Client] = {}
-        self._next_number = 1
-        #: The node is about to stop: submissions are refused, questions are answered.
-        self.draining = False
-        #: The disk is far behind: no client is read until it has caught up.
-        self.congested = False
-
-    def connect(self) -> asyncio.Protocol:
-        """The protocol of a new connection."""
-        client = Client(self, self._next_number)
-        self._next_number += 1
-        return client
-
-    def admit(self, client: Client) -> bool:
-        if len(self._clients) >= CLIENTS_LIMIT:
-            return False
-        self._clients[client.number] = client
-        return True
-
-    def leave(self, client: Client) -> None:
-        if self._clients.pop(client.number, None) is not None:
-            self.submit(ClientGone(client.number))
-
-    def get(self, number: int) -> Client | None:
-        return self._clients.get(number)
-
-    def tell(self, clients: Iterable[int], reply: Reply) -> None:
-        """A line for those of them that are there."""
-        news = News(reply)
-        for number in clients:
-            client = self._clients.get(number)
-            if client is not None:
-                client.tell(news)
-
-    def pause(self) -> None:
-        self._set_congested(True)
-
-    def resume(self) -> None:
-        self._set_congested(False)
-
-    def _set_congested(self, congested: bool) -> None:
-        self.congested = congested
-        for client in self._clients.values():
-            client.go_on()
-
-    def close(self) -> None:
-        """The node stops: connections end, what was answered is written."""
-        for client in list(self._clients.values()):
-            client.close()

@@ -12,17 +12,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clusternode.clients import Door
 from clusternode.core.events import (
     Action,
     Answer,
+    CommandEnded,
     Disconnect,
     Drain,
     Drained,
     Event,
     Find,
+    Forget,
     Found,
     FromBalancer,
+    FromHelpers,
     Kill,
     LinkDown,
     LinkUp,
@@ -32,28 +34,45 @@ from clusternode.core.events import (
     Record,
     Send,
     SendKept,
+    Ship,
     Spawn,
     SpawnTask,
     Stop,
     TakeBack,
+    TasksKnown,
     Tell,
     Tick,
+    Unship,
 )
 from clusternode.core.node import Identity, NodeCore
 from clusternode.core.origin import AT_START
+from clusternode.desk import Desk
+from clusternode.door import Door
 from clusternode.executor.leftovers import empty_directory, kill_leftovers
 from clusternode.executor.pool import Pool
 from clusternode.executor.tasks import TaskPool
+from clusternode.executor.watching import Watching
+from clusternode.files.home import Home
+from clusternode.files.moving import Mover
+from clusternode.files.stage import Stager
+from clusternode.files.store import Files
+from clusternode.following import Follower
 from clusternode.link import Link
+from clusternode.relay import Relay
 from clusternode.store.sqlite import SqliteStore
-from protocol.limits import INFO_PERIOD
+from protocol.limits import CACHE_BYTES, INFO_PERIOD
 from protocol.messages import Message, RequestOfRes, ResReq, Result, Welcome, in_batches, result_size
+from protocol.relay import Ask, Told
 from runtime.connection import FrameConnection
 from runtime.engine import Clock, Engine
 from runtime.lifecycle import Background, end, listen, loading, until_stopped
 
 log = logging.getLogger("clusternode")
 
+#: Where jobs run, in the data directory.
+WORK = "work"
+#: How a job reaches its node that listens on all addresses.
+EVERYWHERE, LOCAL = ("0.0.0.0", "::", ""), "127.0.0.1"
 #: Kept results are read from the store so many at a time.
 KEPT_AT_ONCE = 8
 #: Tickets that jobs come after are looked up so many at a time.
@@ -80,14 +99,20 @@ class Options:
     max_tasks_per_worker: int
     #: Seconds without a sign of life after which a worker counts as hung.
     task_hang_period: float
+    #: What one job may leave in files.
+    max_result_bytes: int
+    #: Seconds from one checkpoint of a job to the next, beside those that it asks for.
+    checkpoint_period: float
 
 
 class Node:
     """Runs the engine and performs what the core decides."""
 
     def __init__(
-        self, core: NodeCore, options: Options, store: SqliteStore, clock: Clock, work: Path
+        self, core: NodeCore, options: Options, store: SqliteStore, clock: Clock, directory: Path, home: Home
     ) -> None:
+        """`directory` is the node's data directory, `home` what it has of files. Raises StartError."""
+        work = directory / WORK
         self.engine: Engine[Event, Record, Action] = Engine(core, Tick(), store.commit, self._release, clock)
         self._core = core
         self._store = store
@@ -95,10 +120,8 @@ class Node:
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._background = Background(self._fail)
         submit = self.engine.submit
-        self.door = Door(submit, store, self._background.start)
-        self.engine.attach(self.door)
         offset = clock.now() - time.monotonic()
-        common = (options.slots, work, core.identity.node_id, offset, submit, self._background.start)
+        common = (options.slots, work, core.identity.node_id, offset, self._heard, self._background.start)
         self._pool = Pool(*common)
         self._tasks = TaskPool(
             *common,
@@ -107,6 +130,27 @@ class Node:
             hang_period=options.task_hang_period,
         )
         self._link = Link(options.host, options.port, self._on_up, self._on_message, self._on_down)
+        self._relay = Relay(core.identity.node_id, self._send, self._is_mine, self._background.start)
+        home.serve(self._relay)
+        self._home = home
+        core.origin.has_file = home.files.__contains__
+        self._watching = Watching(self._watch)
+        self._pool.output = self._tasks.output = self._watching.came
+        self._stager = Stager(
+            work / "stage",
+            Mover(self._relay, home.files, Files(directory / "cache", CACHE_BYTES)),
+            self._spawn,
+            submit,
+            self._background.start,
+            clock.now,
+            address=f"{LOCAL if options.bind in EVERYWHERE else options.bind}:{options.client_port}",
+            most_bytes=options.max_result_bytes,
+            checkpoint_period=options.checkpoint_period,
+        )
+        follower = Follower(self._relay, store, core.executor, self._watching)
+        desk = Desk(home, store, self._stager, follower)
+        self.door = Door(submit, store, self._background.start, desk)
+        self.engine.attach(self.door)
 
     async def run(self, ready: str) -> None:
         """Until cancelled; `ready` is said in the log. Raises StorageError."""
@@ -122,6 +166,7 @@ class Node:
                 each.result()
         finally:
             await end(*tasks)
+            self._watching.close()
             await asyncio.gather(self._pool.close(), self._tasks.close())
             await self._background.end()
 
@@ -157,6 +202,10 @@ class Node:
         self.engine.submit(LinkUp())
 
     def _on_message(self, message: Message) -> None:
+        if isinstance(message, Ask | Told):
+            if self._core.connected:
+                self._relay.received(message)
+            return
         if isinstance(message, Welcome):
             self._link.welcomed()
         self.engine.submit(FromBalancer(message))
@@ -164,6 +213,38 @@ class Node:
     def _on_down(self, connection: FrameConnection) -> None:
         self.engine.detach(connection)
         self.engine.submit(LinkDown())
+        self._relay.link_down()
+
+    # --- what jobs and other nodes have to do with it ---------------------------------------------
+
+    def _send(self, message: Ask | Told) -> bool:
+        """False while there is no load balancer to pass it on."""
+        if self._core.connected:
+            self._link.send(message)
+        return self._core.connected
+
+    def _is_mine(self, whom: str, name: str) -> bool:
+        if whom == "node":
+            return name == self._core.identity.node_id
+        return name in (self._core.origin.open if whom == "origin" else self._core.executor.running)
+
+    def _heard(self, event: FromHelpers | TasksKnown) -> None:
+        self.engine.submit(event)
+        if isinstance(event, FromHelpers):
+            for news in event.news:
+                if isinstance(news, CommandEnded):
+                    self._watching.ended(news)
+            self._stager.settle(event)
+
+    def _watch(self, what: str, key: tuple[str, int]) -> None:
+        for pool in (self._pool, self._tasks):  # one of them has it
+            pool.watch(what, key)
+
+    def _spawn(self, job: Spawn | SpawnTask) -> None:
+        if isinstance(job, Spawn):
+            self._pool.spawn(job)
+        else:
+            self._tasks.run(job)
 
     # --- actions ---------------------------------------------------------------------------------
 
@@ -178,10 +259,17 @@ class Node:
                     self.door.tell(clients, news)
                 case Send(message):
                     self._link.send(message)
-                case Spawn():
-                    self._pool.spawn(action)
-                case SpawnTask():
-                    self._tasks.run(action)
+                case Spawn() | SpawnTask():
+                    if action.extras is not None and action.extras.has_files:
+                        self._stager.begin(action)
+                    else:
+                        self._spawn(action)
+                case Ship(ticket, attempt):
+                    self._stager.ship(ticket, attempt)
+                case Unship(ticket, attempt):
+                    self._stager.unship(ticket, attempt)
+                case Forget(ticket):
+                    self._background.start(asyncio.to_thread(self._home.forget, ticket))
                 case LookUp(client):
                     session = self.door.get(client)
                     if session is not None:
@@ -194,8 +282,9 @@ class Node:
                     self._pool.take_back(ticket, attempt)
                 case Kill(ticket, attempt):
                     # One of them has it.
-                    self._pool.kill(ticket, attempt)
-                    self._tasks.kill(ticket, attempt)
+                    if not self._stager.kill(ticket, attempt):
+                        self._pool.kill(ticket, attempt)
+                        self._tasks.kill(ticket, attempt)
                 case Disconnect(reason):
                     self._link.disconnect(reason)
                 case Drained():
@@ -251,8 +340,7 @@ async def serve(stop: asyncio.Event, options: Options, directory: Path) -> None:
         killed = kill_leftovers(node_id)
         if killed:
             log.warning("%d processes of jobs had outlived this node and were killed", killed)
-        work = directory / "work"
-        await asyncio.to_thread(empty_directory, work)
+        await asyncio.to_thread(empty_directory, directory / WORK)
         clock = Clock()
         identity = Identity(node_id, secrets.token_hex(8), name, options.slots)
         with loading():
@@ -265,7 +353,9 @@ async def serve(stop: asyncio.Event, options: Options, directory: Path) -> None:
                 for ticket, place in core.origin.to_count().items()
             }
             del open_jobs, kept  # or they would stay as well
-        node = Node(core, options, store, clock, work)
+        home = Home(directory, options.max_result_bytes, core.origin.spec_of)
+        await asyncio.to_thread(home.forget_all_but, core.origin.open)
+        node = Node(core, options, store, clock, directory, home)
         node.engine.submit(Found(AT_START, awaited, counts))
         listening = await listen(node.door.connect, options.bind, options.client_port, "--client-port")
         ready = (

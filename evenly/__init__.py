@@ -1,8 +1,63 @@
 """What a user of Evenly imports and runs. It talks to the two programs, and never imports them.
 
-from evenly import task, progress
+from evenly import progress, task                              # to write tasks
+from evenly import AsyncClient, Client, ClusterExecutor        # to submit jobs
 """
+
+from typing import TYPE_CHECKING, Any
 
 from evenly.tasks import progress, task
 
-__all__ = ["progress", "task"]
+if TYPE_CHECKING:
+    from evenly.client import (
+        AsyncClient,
+        CallFailed,
+        Chunk,
+        Client,
+        ClientClosed,
+        ClusterExecutor,
+        EvenlyError,
+        File,
+        Job,
+        JobFailed,
+        JobTimeout,
+        NodesUnreachable,
+        Options,
+        Refused,
+        Result,
+        Status,
+        TransferFailed,
+        UnknownTicket,
+    )
+
+__all__ = [
+    "AsyncClient",
+    "CallFailed",
+    "Chunk",
+    "Client",
+    "ClientClosed",
+    "ClusterExecutor",
+    "EvenlyError",
+    "File",
+    "Job",
+    "JobFailed",
+    "JobTimeout",
+    "NodesUnreachable",
+    "Options",
+    "Refused",
+    "Result",
+    "Status",
+    "TransferFailed",
+    "UnknownTicket",
+    "progress",
+    "task",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The client is loaded when it is asked for: workers import this package, and need no asyncio."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import evenly.client
+
+    return getattr(evenly.client, name)

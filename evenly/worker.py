@@ -142,11 +142,19 @@ def load(link: Link, modules: str, skipped: list[str]) -> list[str]:
 # --- running -------------------------------------------------------------------------------------
 
 
+#: What the environment has of the latest task.
+_given: dict[str, str] = {}
+
+
 def run(
     link: Link, before: tuple[Any, ...], name: str, payload: str, directory: str, variables: dict[str, str]
 ) -> None:
     """One task, to its value or its exception. `before`: how this process was before all tasks."""
+    for name in _given.keys() - variables.keys():  # what only the task before this one was given
+        os.environ.pop(name, None)
     os.environ.update(variables)
+    _given.clear()
+    _given.update(variables)
     os.chdir(directory)
     take_progress()
     link.is_busy = True

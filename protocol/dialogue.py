@@ -7,9 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from protocol.fields import is_name
+from protocol.fields import is_digest, is_inside, is_name
 from protocol.job import JobSpec, Sleep, is_ticket
-from protocol.limits import ARRAY_LIMIT, LINE_LIMIT, NAME_LIMIT, SLEEP_LIMIT_MS, TICKET_LENGTH, WAIT_LIMIT
+from protocol.limits import (
+    ARRAY_LIMIT,
+    LINE_LIMIT,
+    NAME_LIMIT,
+    SLEEP_LIMIT_MS,
+    TICKET_LENGTH,
+    UPLOAD_LIMIT,
+    WAIT_LIMIT,
+)
 from protocol.options import OPTIONS, TASK_OPTIONS, BadOption, command, key, split, task
 
 
@@ -45,6 +53,46 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class CancelJob:
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """So many bytes follow the line, no part of any: a file with this SHA-256."""
+
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Has:
+    """Is a file with this SHA-256 here?"""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """`path`: of the file that is sent; where it is empty, they are listed."""
+
+    ticket: str
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """Its output as it comes; of this attempt after so many bytes of stdout and stderr."""
+
+    ticket: str
+    attempt: int = 0
+    stdout: int = 0
+    stderr: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TakeCheckpoint:
+    """Asked by a job of the node that runs it."""
+
     ticket: str
 
 
@@ -104,6 +152,11 @@ Request = (
     | WaitForAll
     | Status
     | CancelJob
+    | Upload
+    | Has
+    | Fetch
+    | Tail
+    | TakeCheckpoint
     | Subscribe
     | Unsubscribe
     | GetAll
@@ -129,6 +182,11 @@ result <ticket>         its result, once done; r<ticket> does the same; of an ar
 wait <ticket> ...       the same, when it is done; of more tickets one after the other
 status <ticket>         where it is
 cancel <ticket>         stop it
+tail <ticket>           its output as it comes, until it is done
+fetch <ticket>          the files that it left; with the path of one, that file
+upload <bytes> <sha256> so many bytes that follow the line, for run --file NAME=<sha256>
+has <sha256>            whether such a file is here
+checkpoint <ticket>     from within a job: take its checkpoint now
 subscribe <tag>         from here on a line for each job with that tag that ends; * for all
 unsubscribe             no more of them
 getall                  every ticket of this node with its result, then an empty line
@@ -144,7 +202,6 @@ TOO_LONG = Invalid(f"That line is over {LINE_LIMIT} bytes, the most a line may h
 ALL = "*"
 NAMED = f"1 to {NAME_LIMIT} printable characters without spaces"
 JSON_FORM = 'as in {"run": "make test", "time": 60} or {"sleep": 250}.'
-NOT_YET = "is not there yet: it comes with a later version. A command does most of it: run <command line>"
 
 
 def parse_line(line: bytes) -> Request | None:
@@ -271,6 +328,43 @@ def _wait(rest: str) -> Request:
     return WaitForAll(tickets)
 
 
+def _upload(rest: str) -> Request:
+    size, _, digest = rest.partition(" ")
+    digest = digest.strip().lower()
+    is_size = size.isascii() and size.isdecimal() and len(size) <= 18 and int(size) <= UPLOAD_LIMIT
+    if is_size and is_digest(digest):
+        return Upload(int(size), digest)
+    said = f"upload takes bytes, at most {UPLOAD_LIMIT}, and a SHA-256 in hexadecimal"
+    return Invalid(f"{said}, not {rest[:80]!r}; the connection ends, as what follows it cannot be told.")
+
+
+def _has(rest: str) -> Request:
+    if is_digest(rest.lower()):
+        return Has(rest.lower())
+    return Invalid(f"has takes the SHA-256 of a file in hexadecimal, not {rest[:80]!r}.")
+
+
+def _fetch(rest: str) -> Request:
+    ticket, _, path = rest.partition(" ")
+    path = path.strip()
+    if not path or not is_ticket(ticket.upper()):
+        return _fetch_all(rest)
+    if not is_inside(path):
+        return Invalid(
+            f"fetch takes the path of a result file, as fetch <ticket> lists it, not {path[:80]!r}."
+        )
+    return Fetch(ticket.upper(), path)
+
+
+def _tail(rest: str) -> Request:
+    ticket, *numbers = rest.split()[:5] or [""]
+    if not numbers or not is_ticket(ticket.upper()):
+        return _tail_from_start(rest)
+    if len(numbers) != 3 or not all(n.isascii() and n.isdecimal() and len(n) <= 15 for n in numbers):
+        return Invalid("tail <ticket> <attempt> <bytes of stdout> <bytes of stderr> goes on from there.")
+    return Tail(ticket.upper(), *map(int, numbers))
+
+
 def _subscribe(rest: str) -> Request:
     if is_name(rest):
         return Subscribe(rest)
@@ -287,15 +381,21 @@ def _alone(name: str, request: Request) -> Callable[[str], Request]:
 
 _result_of_job = _of_ticket("result", GetResult)
 _wait_for_one = _of_ticket("wait", Wait)
+_fetch_all = _of_ticket("fetch", Fetch)
+_tail_from_start = _of_ticket("tail", Tail)
 
 _COMMANDS: dict[str, Callable[[str], Request]] = {
     "run": _run,
     "task": _task,
-    "tail": lambda rest: Invalid(f"tail {NOT_YET}"),
     "result": _result,
     "wait": _wait,
     "status": _of_ticket("status", Status),
     "cancel": _of_ticket("cancel", CancelJob),
+    "upload": _upload,
+    "has": _has,
+    "fetch": _fetch,
+    "tail": _tail,
+    "checkpoint": _of_ticket("checkpoint", TakeCheckpoint),
     "subscribe": _subscribe,
     "unsubscribe": _alone("unsubscribe", Unsubscribe()),
     "getall": _alone("getall", GetAll()),

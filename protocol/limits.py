@@ -80,10 +80,9 @@ FILES_LIMIT = 100
 PATH_LIMIT = 255
 #: An uploaded file at most: what a disk holds some of.
 UPLOAD_LIMIT = 16 * GIB
-#: What one job may leave in its result directory, or have as a checkpoint: files and bytes in all. As many
-#: files as a report has room for.
-RESULT_FILES_LIMIT = 10_000
-RESULT_BYTES_LIMIT = 16 * GIB
+#: Files that one job may leave in its result directory, or have as a checkpoint: as many as a report and a
+#: question of one node to another have room for.
+RESULT_FILES_LIMIT = 5000
 #: What an executor keeps of files that jobs brought along; the least recently used go first.
 CACHE_BYTES = 8 * GIB
 #: `--notify` at most: what servers take.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from protocol.limits import LINE_LIMIT
 
+_UPLOAD = b"upload "
+
 
 class LineDecoder:
     """Lines without their end (`\\n` or `\\r\\n`); None stands for a line over the limit, which is skipped.
@@ -33,6 +35,20 @@ class LineDecoder:
             if len(self._partial) > self.limit + 1:
                 self._partial, self._skipping = b"", True
         return lines
+
+    def feed_to_upload(self, data: bytes) -> tuple[list[bytes | None], bytes | None]:
+        """The same; and what follows an `upload` line, which is no line, None where there is none."""
+        # Cheaper than a look at each line, and almost never so.
+        if b"upload" not in (self._partial[: len(_UPLOAD)] + data).lower():
+            return self.feed(data), None
+        lines: list[bytes | None] = []
+        while data:
+            end = data.find(b"\n") + 1 or len(data)
+            lines += (found := self.feed(data[:end]))
+            data = data[end:]
+            if found and found[0] is not None and found[0][: len(_UPLOAD)].lower() == _UPLOAD:
+                return lines, data
+        return lines, None
 
     def end(self) -> list[bytes | None]:
         """The unterminated last line, if there is one."""

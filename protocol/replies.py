@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from protocol import file_replies
 from protocol.dialogue import HELP
-from protocol.job import Extras, JobSpec, JobState, Outcome, Report, ResultFile, Sleep, Task
+from protocol.file_replies import FileReply, files_fields
+from protocol.job import Extras, JobSpec, JobState, Outcome, Report, Sleep, Task
 
 NOT_EXECUTED = "Result has not been executed yet, come back later."
 NOT_FOUND = "This job could not be found on this node."
@@ -169,6 +171,7 @@ Reply = (
     | HelpText
     | JsonMode
     | Goodbye
+    | FileReply
 )
 
 
@@ -344,6 +347,7 @@ _TEXT: dict[type, Callable[[Any], bytes]] = {
     HelpText: lambda reply: _block("Commands:", HELP.encode()),
     JsonMode: lambda reply: _json({"json": True}),
     Goodbye: lambda reply: _line(GOODBYE),
+    **file_replies.TEXT,
 }
 
 
@@ -416,10 +420,6 @@ def job_fields(job: JobView) -> dict[str, Any]:
     }
 
 
-def files_fields(files: Sequence[ResultFile]) -> list[dict[str, Any]]:
-    return [{"path": each.path, "bytes": each.size, "sha256": each.digest} for each in files]
-
-
 def _array_fields(array: ArrayView) -> dict[str, Any]:
     counts = {str(outcome): array.counts.get(outcome, 0) for outcome in Outcome}
     return {"size": array.size, "open": array.open, **counts}
@@ -435,7 +435,7 @@ def _result_json(reply: ResultOf) -> bytes:
     return _json(fields)
 
 
-def _status_fields(job: JobView) -> dict[str, Any]:
+def status_fields(job: JobView) -> dict[str, Any]:
     fields = job_fields(job)
     keys = ("ticket", "state", "outcome", "attempt", "node", "submitted_at", "started_at", "finished_at")
     value = {key: fields[key] for key in keys}
@@ -447,7 +447,7 @@ def _status_fields(job: JobView) -> dict[str, Any]:
 
 
 def _status_json(reply: StatusOf) -> bytes:
-    value = _status_fields(reply.job)
+    value = status_fields(reply.job)
     if reply.progress is not None:
         value["progress"] = dict(zip(("part", "text"), reply.progress, strict=True))
     return _json(value | {"note": reply.note} if reply.note else value)
@@ -468,6 +468,10 @@ def _nodes_json(reply: NodesAre) -> bytes:
     return _json(value | {"note": reply.note} if reply.note else value)
 
 
+def _json_of(fields: Callable[[Any], dict[str, Any]]) -> Callable[[Any], bytes]:
+    return lambda reply: _json(fields(reply))
+
+
 _JSON: dict[type, Callable[[Any], bytes]] = {
     TicketIssued: lambda reply: b'{"ticket":"' + reply.ticket.encode() + b'"}\n',
     ResultOf: _result_json,
@@ -477,13 +481,14 @@ _JSON: dict[type, Callable[[Any], bytes]] = {
     Failure: lambda reply: _json({"error": reply.reason}),
     Subscribed: lambda reply: _json({"subscribed": reply.tag}),
     Unsubscribed: lambda reply: _json({"unsubscribed": True}),
-    JobEnded: lambda reply: _json({"done": _status_fields(reply.job)}),
+    JobEnded: lambda reply: _json({"done": status_fields(reply.job)}),
     LeftOut: lambda reply: _json({"left_out": reply.count}),
     NodesAre: _nodes_json,
     StatsAre: lambda reply: _json({"node": reply.node, "balancer": reply.balancer}),
     HelpText: lambda reply: _json({"help": HELP.splitlines()}),
     JsonMode: lambda reply: _json({"json": True}),
     Goodbye: lambda reply: _json({"goodbye": GOODBYE}),
+    **{kind: _json_of(fields) for kind, fields in file_replies.JSON.items()},
 }
 
 

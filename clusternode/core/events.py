@@ -267,7 +267,8 @@ class Disconnect:
 class Spawn:
     """`behind` (ticket, attempt): the helper that runs that one starts this by itself, after all it has.
 
-    `extras` stand where some of them change how it is run.
+    `extras` stand where some of them change how it is run. `output`: a directory where the whole of its
+    output is kept as well.
     """
 
     ticket: str
@@ -276,6 +277,7 @@ class Spawn:
     time_limit: float | None
     behind: tuple[str, int] | None = None
     extras: Extras | None = None
+    output: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +307,13 @@ class Unship:
 
     ticket: str
     attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """A ticket of this node with a checkpoint is done: nothing goes on from that any more."""
+
+    ticket: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +355,7 @@ Action = (
     | SpawnTask
     | Ship
     | Unship
+    | Forget
     | TakeBack
     | Kill
     | Drained

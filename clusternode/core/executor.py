@@ -3,8 +3,7 @@
 An attempt is in exactly one of `queue`, `ahead`, `running`, `shipping` and `outbox`; anything else about it
 is stale.
 
-What it does follows from the load balancer's records, not from this node's: its actions are prompt. Only
-SendKept waits, for its results must be in the store first.
+What it does follows from the load balancer's records, not from this node's: its actions are prompt.
 """
 
 from __future__ import annotations
@@ -18,13 +17,10 @@ from typing import NamedTuple
 from clusternode.core.events import (
     CommandEnded,
     FromHelpers,
-    Kept,
     Kill,
     Outcome,
     Progressed,
-    Released,
     Send,
-    SendKept,
     Ship,
     Shipped,
     Spawn,
@@ -34,34 +30,21 @@ from clusternode.core.events import (
     Unship,
 )
 from clusternode.core.lanes import Ahead, Fate, Lane, Lanes
-from protocol.delivery import Delivery
+from clusternode.core.outbox import Outbox
 from protocol.errors import ProtocolError
 from protocol.job import Command, Ended, JobSpec, Report, Sleep, Task, unpack_spec
 from protocol.job import Outcome as JobOutcome
-from protocol.limits import KIB
 from protocol.messages import (
     Held,
     JobItem,
     NotHere,
-    RequestOfRes,
-    ResReq,
-    Result,
     Returned,
     Started,
     in_batches,
-    result_size,
 )
 
 #: A job that runs this long is reported as STARTED; shorter ones are spared the message.
 STARTED_AFTER = 0.05
-#: While more jobs wait here, results gather for so long before they are sent: a message and a commit at
-#: the load balancer for each would cost more than the jobs. The last ones never wait.
-GATHER = 0.03
-GATHER_MOST = 64
-#: One of so many bytes waits for no other: what it costs to send is its own.
-GATHER_BYTES = 64 * KIB
-#: A result that the load balancer has not acknowledged after this long goes to our own disk.
-KEEP_AFTER = 0.5
 
 
 @dataclass(slots=True)
@@ -96,8 +79,7 @@ class Executor:
         self.running: dict[str, Running] = {}
         #: Ended, with files on their way; they take no slot.
         self.shipping: dict[str, Shipping] = {}
-        #: Attempts by ticket whose result the load balancer has not acknowledged.
-        self.outbox: dict[str, int] = {}
+        self.outbox = Outbox(kept)
         self.done = 0
         #: What came about attempts that are not here, or not any more, and was dropped.
         self.stale = 0
@@ -107,20 +89,9 @@ class Executor:
         self._lanes = Lanes()
         #: Commands that count no more but are still to end, with others behind them: their slots are taken.
         self._parting: set[Held] = set()
-        self._delivery = Delivery()
-        #: Results at hand; those of the outbox that are not here are in the store.
-        self._results: dict[str, Ended] = {}
-        self._stored: set[str] = set()
         self._sleeps: list[tuple[float, str, int]] = []
-        #: (time, ticket, attempt), in order: when to report STARTED, when to keep.
+        #: When to report STARTED of these attempts, in order.
         self._to_report: dict[tuple[str, int], float] = {}
-        self._to_keep: dict[str, float] = {}
-        self._gathering_since: float | None = None
-        self._gathered = 0
-        for ticket, attempt, size in kept:
-            self.outbox[ticket] = attempt
-            self._stored.add(ticket)
-            self._delivery.add(ticket, size)
 
     # --- what the load balancer says -------------------------------------------------------------
 
@@ -136,7 +107,7 @@ class Executor:
                 for jobs in (self.running, self.shipping)
                 for ticket, job in jobs.items()
             ),
-            tuple(Held(ticket, attempt) for ticket, attempt in self.outbox.items()),
+            tuple(Held(ticket, attempt) for ticket, attempt in self.outbox.attempts.items()),
         )
 
     def assign(self, items: Iterable[JobItem], out: Outcome) -> None:
@@ -215,8 +186,8 @@ class Executor:
 
     def acknowledged(self, results: Iterable[Held], out: Outcome) -> None:
         for ticket, attempt in results:
-            if self.outbox.get(ticket) == attempt:
-                self._release(ticket, out)
+            if self.outbox.attempts.get(ticket) == attempt:
+                self.outbox.release(ticket, out)
             else:
                 self.stale += 1
 
@@ -310,10 +281,8 @@ class Executor:
             self._hand_ahead(now, out)
         if connected:
             self._report_started(now, out)
-            if self._is_time_to_send(now):
-                self._gathering_since = None
-                self._send(self._delivery.take(now), (), out)
-        self._keep_due(now, connected, out)
+            self.outbox.send_due(now, bool(self.queue or self.ahead), out)
+        self.outbox.keep_due(now, connected and not self.stopping, out)
 
     def next_deadline(self, connected: bool) -> float | None:
         deadlines = [self._sleeps[0][0]] if self._sleeps else []
@@ -321,19 +290,13 @@ class Executor:
             deadlines.append(next(iter(self._to_report.values())))
         if (patience := self._lanes.next_deadline()) is not None:
             deadlines.append(patience)
-        if self._to_keep:
-            deadlines.append(next(iter(self._to_keep.values())))
-        if self._gathering_since is not None and connected:
-            deadlines.append(self._gathering_since + GATHER)
+        if (due := self.outbox.next_deadline(connected)) is not None:
+            deadlines.append(due)
         return min(deadlines, default=None)
 
     def link_up(self) -> None:
         """The load balancer knows us anew: it is owed all results, and HELLO told it what runs."""
-        self._delivery.reset()
-
-    def exchange(self, before: float, tickets: list[str], now: float, out: Outcome) -> None:
-        """The periodic REQUEST_OF_RES / RESULT / RES_REQ: overdue results again, and `tickets` asked for."""
-        self._send(self._delivery.overdue(before, now), tickets, out)
+        self.outbox.link_up()
 
     def drain(self, connected: bool, out: Outcome) -> None:
         """Nothing starts any more; what waits goes back, as soon as there is a link; what runs goes on."""
@@ -366,7 +329,7 @@ class Executor:
                 del self.running[ticket]
             else:
                 self._kill(Held(ticket, job.attempt), out)
-        self._keep_due(now, False, out)
+        self.outbox.keep_due(now, False, out)
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -393,7 +356,7 @@ class Executor:
             return self.running[ticket].attempt
         if ticket in self.shipping:
             return self.shipping[ticket].attempt
-        return self.outbox.get(ticket)
+        return self.outbox.attempts.get(ticket)
 
     def _start(self, item: JobItem, now: float, out: Outcome) -> None:
         ticket, attempt = item.ticket, item.attempt
@@ -495,16 +458,9 @@ class Executor:
     # --- results ---------------------------------------------------------------------------------
 
     def _finish(self, ticket: str, attempt: int, outcome: JobOutcome, report: Report, now: float) -> None:
-        ended = Ended(ticket, attempt, str(outcome), report.pack())
         self.done += 1
         self._to_report.pop((ticket, attempt), None)
-        self.outbox[ticket] = attempt
-        self._results[ticket] = ended
-        self._delivery.add(ticket, len(ended.body))
-        self._to_keep[ticket] = now + KEEP_AFTER
-        if self._gathering_since is None:
-            self._gathering_since, self._gathered = now, 0
-        self._gathered += 1 if len(ended.body) < GATHER_BYTES else GATHER_MOST
+        self.outbox.add(Ended(ticket, attempt, str(outcome), report.pack()), now)
 
     def _bare(self, now: float, reason: str) -> Report:
         return Report(node=self.name, finished_at=now, reason=reason)
@@ -520,16 +476,7 @@ class Executor:
         if job is not None and not isinstance(job.spec, Sleep):
             self._part(Held(ticket, job.attempt), out)
         if ticket in self.outbox:
-            self._release(ticket, out)
-
-    def _release(self, ticket: str, out: Outcome) -> None:
-        del self.outbox[ticket]
-        self._delivery.acknowledge(ticket)
-        self._results.pop(ticket, None)
-        self._to_keep.pop(ticket, None)
-        if ticket in self._stored:
-            self._stored.discard(ticket)
-            out.records.append(Released(ticket))
+            self.outbox.release(ticket, out)
 
     def _report_started(self, now: float, out: Outcome) -> None:
         due = []
@@ -542,36 +489,6 @@ class Executor:
         due = [held for held in due if held.ticket in self.running]
         for batch in in_batches(due):
             out.prompt.append(Send(Started(batch)))
-
-    def _keep_due(self, now: float, connected: bool, out: Outcome) -> None:
-        """What was not acknowledged in time, or cannot be now, goes to the store and out of memory."""
-        due = []
-        for ticket, at in self._to_keep.items():
-            if at > now and connected and not self.stopping:
-                break
-            due.append(ticket)
-        for ticket in due:
-            del self._to_keep[ticket]
-            out.records.append(Kept(self._results.pop(ticket)))
-            self._stored.add(ticket)
-
-    def _is_time_to_send(self, now: float) -> bool:
-        since = self._gathering_since
-        more_wait = self.queue or self.ahead
-        return since is None or not more_wait or self._gathered >= GATHER_MOST or now >= since + GATHER
-
-    def _send(self, tickets: list[str], asking: list[str] | tuple[()], out: Outcome) -> None:
-        at_hand = [self._results[ticket] for ticket in tickets if ticket in self._results]
-        stored = [ticket for ticket in tickets if ticket not in self._results]
-        batches = list(in_batches(at_hand, result_size))
-        if asking and not stored and batches:
-            out.prompt.append(Send(ResReq(batches.pop(), asking)))
-            asking = ()
-        out.prompt.extend(Send(Result(batch)) for batch in batches)
-        if stored:
-            out.actions.append(SendKept(stored, asking))
-        elif asking:
-            out.prompt.append(Send(RequestOfRes(asking)))
 
 
 def _command_of(item: JobItem) -> Command | None:

@@ -205,7 +205,7 @@ class NodeCore:
             self._next_exchange = now + self._period
             if self.connected:
                 before = now - self._period
-                self.executor.exchange(before, self.origin.overdue(before), now, out)
+                self.executor.outbox.exchange(before, self.origin.overdue(before), now, out)
 
     def _info(self) -> Info:
         executor = self.executor
@@ -261,7 +261,7 @@ class NodeCore:
 
     def _on_answer(self, message: Answer, out: Outcome) -> None:
         self._describe()
-        self.origin.answered(message, out)
+        self.origin.questions.answered(message, out)
 
     def _on_info(self, message: Info, out: Outcome) -> None:
         """It lives: that is all it says."""

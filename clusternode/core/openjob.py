@@ -31,6 +31,7 @@ class OpenJob:
         "at_most_once",
         "body",
         "cancelled",
+        "has_checkpoint",
         "priority",
         "retries",
         "seq",
@@ -52,6 +53,7 @@ class OpenJob:
         self.priority = command.extras.priority
         self.tag = command.extras.tag
         self.after = command.extras.after
+        self.has_checkpoint = command.extras.checkpoint
         #: What it is, where it is one; what it is in, where it is in one.
         self.array: Array | None = None
         self.within: Array | None = None

@@ -6,7 +6,6 @@ Only open tickets are in memory. What is done is in the store, and looked up the
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,6 +18,7 @@ from clusternode.core.events import (
     CancelAsked,
     Done,
     Find,
+    Forget,
     Line,
     LookUp,
     Outcome,
@@ -26,7 +26,8 @@ from clusternode.core.events import (
     Submitted,
     Tell,
 )
-from clusternode.core.openjob import Asking, OpenJob, Seeking, Stored, Waiter
+from clusternode.core.openjob import OpenJob, Seeking, Stored, Waiter
+from clusternode.core.questions import Questions
 from clusternode.core.subscriptions import Subscriptions
 from protocol.arrays import jobs_of, size_of
 from protocol.dialogue import CancelJob, GetResult, Nodes, Stats, Status, Submit, Subscribe, Unsubscribe, Wait
@@ -40,20 +41,16 @@ from protocol.messages import (
     Checked,
     Held,
     Job,
-    Query,
     in_batches,
     job_size,
 )
-from protocol.messages import Answer as BalancerAnswer
 from protocol.replies import (
     CancelOf,
     Failure,
     JobEnded,
     JobView,
-    NodesAre,
     Reply,
     ResultOf,
-    StatsAre,
     StatusOf,
     Subscribed,
     TicketIssued,
@@ -61,7 +58,6 @@ from protocol.replies import (
 )
 from protocol.tasks import Signature, fault_of
 
-AWAY = "the ReverseProxy is away"
 #: The number of the `Found` that comes first.
 AT_START = 0
 LOADING = "The tasks of this node are still being loaded; please come back in a moment."
@@ -82,10 +78,13 @@ class Origin:
         self.tasks: Mapping[str, Signature] | None = None
         #: What a task that runs on this node says of itself.
         self.progress_of: Callable[[str], tuple[float, str] | None] = lambda ticket: None
+        #: Whether a client has uploaded a file with this digest.
+        self.has_file: Callable[[str], bool] = lambda digest: False
         self.submitted = 0
         #: Results that came again, and were dropped.
         self.stale = 0
         self.outcomes: dict[str, int] = {str(outcome): 0 for outcome in JobOutcome}
+        self.questions = Questions(self)
         self._after = After()
         self._subscriptions = Subscriptions()
         self._seeking: list[Seeking] = []
@@ -93,8 +92,6 @@ class Origin:
         self._next_find = AT_START + 1
         self._unsent: dict[str, OpenJob] = {}
         self._waiting: dict[int, set[str]] = {}
-        self._asking: dict[int, Asking] = {}
-        self._next_query = 1
         #: Where the last REQUEST_OF_RES ended, so that each gets its turn.
         self._request_from = 0
         self._restore(jobs)
@@ -119,6 +116,11 @@ class Origin:
             if job.after:
                 self._after.add(ticket, job.after)
         self._unsent = {ticket: job for ticket, job in self.open.items() if self._is_to_be_sent(ticket, job)}
+
+    def spec_of(self, ticket: str) -> JobSpec | None:
+        """Of an open job."""
+        job = self.open.get(ticket)
+        return None if job is None else unpack_spec(job.body)
 
     def to_count(self) -> dict[str, tuple[int, int]]:
         """At the start: the open arrays, (seq, size), whose counts are to come with the first event."""
@@ -153,7 +155,7 @@ class Origin:
                 return
             self._submit(client, line, asked.spec, {}, now, out)
         elif isinstance(asked, Nodes | Stats):
-            self._ask(client, line, connected, out)
+            self.questions.ask(client, line, connected, out)
         elif isinstance(asked, Subscribe | Unsubscribe):
             out.actions.append(Answer(client, line.seq, self._subscribe(client, asked)))
         elif (open_job := self.open.get(asked.ticket)) is None:
@@ -165,9 +167,9 @@ class Origin:
         elif isinstance(asked, GetResult) and line.as_json and open_job.array is not None:
             out.actions.append(LookUp(client, line.seq, asked, asked.ticket))  # for its jobs
         elif (isinstance(asked, Status) or line.as_json) and not self._is_held(asked.ticket, open_job):
-            self._ask(client, line, connected, out)
+            self.questions.ask(client, line, connected, out)
         else:
-            view = self._view(asked.ticket, open_job)
+            view = self.view(asked.ticket, open_job)
             reply = StatusOf(view) if isinstance(asked, Status) else ResultOf(view)
             out.actions.append(Answer(client, line.seq, reply))
 
@@ -253,6 +255,10 @@ class Origin:
 
     def _fault(self, spec: JobSpec) -> str | None:
         """Why this job gets no ticket."""
+        if isinstance(spec, Command | Task):
+            for path, digest in spec.extras.files:
+                if not self.has_file(digest):
+                    return f"--file {path}: {digest} was not uploaded to this node; upload comes first."
         if not isinstance(spec, Task):
             return None
         return LOADING if self.tasks is None else fault_of(self.tasks, spec.name, spec.payload)
@@ -296,85 +302,15 @@ class Origin:
             self._send_cancels([each for each in tickets if each not in self._unsent], out)
             self._wait(job, ticket, Waiter(client, line.seq, True))
         else:
-            reply = CancelOf(self._view(ticket, job), requested=True)
+            reply = CancelOf(self.view(ticket, job), requested=True)
             out.actions.append(Answer(client, line.seq, reply))
 
-    def _view(self, ticket: str, job: OpenJob) -> JobView:
+    def view(self, ticket: str, job: OpenJob) -> JobView:
         awaited = self._after.awaited_by(self._gate(ticket, job))
         array = None if job.array is None else job.array.view()
         state = JobState.RUNNING if array and not awaited else JobState.QUEUED
         spec = unpack_spec(job.body)
         return JobView(ticket, spec, job.submitted_at, state, waits_for=awaited, array=array)
-
-    # --- questions that the load balancer answers ------------------------------------------------
-
-    def _ask(self, client: int, line: Line, connected: bool, out: Outcome) -> None:
-        if not connected:
-            self._answer_alone(Asking(line, client), out)
-            return
-        number, self._next_query = self._next_query, self._next_query + 1
-        self._asking[number] = Asking(line, client)
-        asked = line.asked
-        if isinstance(asked, Nodes | Stats):
-            out.actions.append(Send(Query(number, "nodes" if isinstance(asked, Nodes) else "stats")))
-        elif isinstance(asked, GetResult | Status):
-            out.actions.append(Send(Query(number, "status", (asked.ticket,))))
-
-    def _answer_alone(self, asking: Asking, out: Outcome) -> None:
-        """The load balancer is away: as much as this node knows."""
-        asked = asking.line.asked
-        reply: Reply
-        if isinstance(asked, Nodes):
-            reply = NodesAre([self.own_fields], f"{AWAY}: only this node is known")
-        elif isinstance(asked, Stats):
-            reply = StatsAre(self.stats, None)
-        else:
-            assert isinstance(asked, GetResult | Status)
-            job = self.open.get(asked.ticket)
-            if job is None:
-                out.actions.append(LookUp(asking.client, asking.line.seq, asked, asked.ticket))
-                return
-            view = self._view(asked.ticket, job)
-            reply = StatusOf(view, AWAY) if isinstance(asked, Status) else ResultOf(view)
-        out.actions.append(Answer(asking.client, asking.line.seq, reply))
-
-    def answered(self, message: BalancerAnswer, out: Outcome) -> None:
-        asking = self._asking.pop(message.number, None)
-        if asking is None:
-            return
-        asked, client, seq = asking.line.asked, asking.client, asking.line.seq
-        try:
-            value = json.loads(message.text)
-            reply = self._reply(asked, value)
-        except (ValueError, TypeError, AttributeError):
-            reply = Failure("The ReverseProxy gave an answer that this version does not understand.")
-        if reply is None:  # it was done in the meantime
-            assert isinstance(asked, GetResult | Status)
-            out.actions.append(LookUp(client, seq, asked, asked.ticket))
-        else:
-            out.actions.append(Answer(client, seq, reply))
-
-    def _reply(self, asked: Any, value: Any) -> Reply | None:
-        if isinstance(asked, Nodes):
-            if not all(self.own_fields.keys() <= node.keys() for node in value):
-                raise ValueError("a node without its fields")
-            return NodesAre(value)
-        if not isinstance(value, dict):
-            raise TypeError("no object")
-        if isinstance(asked, Stats):
-            return StatsAre(self.stats, value)
-        job = self.open.get(asked.ticket)
-        if job is None:
-            return None
-        view = self._view(asked.ticket, job)
-        if asked.ticket in value:
-            state, attempt, node, started_at = value[asked.ticket]
-            # Its result is on its way to us: until it is recorded here, it is not done here.
-            shown = JobState.RUNNING if state == "done" else JobState(state)
-            view = JobView(view.ticket, view.spec, view.submitted_at, shown, attempt, node, started_at)
-        if isinstance(asked, Status):
-            return StatusOf(view, progress=self.progress_of(asked.ticket))
-        return ResultOf(view)
 
     # --- the load balancer -----------------------------------------------------------------------
 
@@ -396,9 +332,7 @@ class Origin:
         return ticket if job.within is None else job.within.ticket
 
     def link_down(self, out: Outcome) -> None:
-        asking, self._asking = self._asking, {}
-        for each in asking.values():
-            self._answer_alone(each, out)
+        self.questions.link_down(out)
         for ticket, job in self.open.items():
             if job.waiters and any(waiter.cancels for waiter in job.waiters):
                 self._release_cancels(ticket, job, out)
@@ -407,7 +341,7 @@ class Origin:
         """Nobody can say now when the cancelled job is done: it is noted, and that is what is said."""
         for waiter in job.waiters or ():
             if waiter.cancels:
-                reply = CancelOf(self._view(ticket, job), requested=True)
+                reply = CancelOf(self.view(ticket, job), requested=True)
                 out.actions.append(Answer(waiter.client, waiter.seq, reply))
         job.waiters = [waiter for waiter in job.waiters or () if not waiter.cancels] or None
 
@@ -461,6 +395,8 @@ class Origin:
             self._unsent.pop(ticket, None)
             self.outcomes[outcome] += 1
             out.records.append(Done(job.seq, ended))
+            if job.has_checkpoint:
+                out.actions.append(Forget(ticket))
             if job.waiters:
                 self._answer_waiters(job, ended, out)
             if self._subscriptions:

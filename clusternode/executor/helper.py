@@ -8,11 +8,14 @@ they are the same interpreter; this is no wire of the protocol.
                      ("run", key, command line, time limit or None, wishes or None)
                      ("take", key)
                      ("kill", key)
-    helper -> node   ("ended", key, started, finished, exit code, timed out,
+                     ("watch", key), ("unwatch", key)
+    helper -> node   ("output", key, 1 for stdout or 2, offset, bytes), while it is watched
+                     ("ended", key, started, finished, exit code, timed out,
                       stdout, stderr, stdout bytes in all, stderr bytes in all, reason)
                      ("taken", key)
 
-Wishes are (variables, working directory or "", standard input as bytes).
+Wishes are (variables, working directory or "", standard input as bytes, directory for the whole output
+or "").
 
 A "run" that comes while a command runs waits here, and starts when those before it have ended, unless "take"
 comes first: "taken" answers that. A "take" of what has started has no answer but the "ended" of the command
@@ -38,9 +41,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from clusternode.executor.surroundings import IGNORED, Surroundings
+from clusternode.executor.surroundings import IGNORED, Surroundings, Wishes
 
 OUTPUT_LIMIT = 1024 * 1024
+#: Of output that is kept whole, as a file.
+OUTPUT_FILE_LIMIT = 4 * 1024**3
 KILL_GRACE = 2.0
 READ_SIZE = 65536
 #: What is still in the pipes after the end is read, up to so many reads: a survivor may write for ever.
@@ -102,7 +107,13 @@ class Output:
     We hold the job's end too until it is over: that it was closed need not wake us.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, path: str = "") -> None:
+        """`path`: a file that all of it goes to as well. Raises OSError."""
+        self._file = open(path, "wb", 0) if path else None  # noqa: SIM115, open as long as the job runs
+        #: Why that file does not hold all of it.
+        self.fault = ""
+        #: Who watches it: told of each piece, and where it begins.
+        self.tell: Callable[[int, bytes], None] | None = None
         self.read_end, self.write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         # The job's end must block, as programs expect of a pipe.
         os.set_blocking(self.write_end, True)
@@ -116,11 +127,33 @@ class Output:
             data = os.read(self.read_end, READ_SIZE)
         except BlockingIOError:  # something that would not die holds the other end
             return False
+        if self.tell is not None and data:
+            self.tell(self.total, data)
+        if self._file is not None:
+            self._write(data)
         self.total += len(data)
         if self._room and data:
             self._kept.append(data[: self._room])
             self._room -= len(self._kept[-1])
         return bool(data)
+
+    def watch(self, tell: Callable[[int, bytes], None]) -> None:
+        """From here on `tell` is told, and at once what is kept so far."""
+        if (kept := self.kept()) and self.tell is None:
+            tell(0, kept)
+        self.tell = tell
+
+    def _write(self, data: bytes) -> None:
+        assert self._file is not None
+        try:
+            if self.total + len(data) > OUTPUT_FILE_LIMIT:
+                raise OSError(0, f"there are more than {OUTPUT_FILE_LIMIT} bytes of it")
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            self.fault = f"not all of its output is kept: {error.strerror}"
+            self._file.close()
+            self._file = None
 
     def close(self) -> None:
         """Takes what is still there."""
@@ -129,6 +162,8 @@ class Output:
             if not self.read():
                 break
         os.close(self.read_end)
+        if self._file is not None:
+            self._file.close()
 
     def kept(self) -> bytes:
         return b"".join(self._kept)
@@ -142,12 +177,18 @@ class Job:
         key: tuple[str, int],
         line: str,
         limit: float | None,
-        wishes: tuple[dict[str, str], str, bytes] | None,
+        wishes: Wishes | None,
         surroundings: Surroundings,
     ) -> None:
         """Raises OSError if there is nothing to be had to start it."""
         self.key = key
-        self.stdout, self.stderr = Output(), Output()
+        directory = wishes[3] if wishes is not None else ""
+        self.stdout = Output(f"{directory}/stdout" if directory else "")
+        try:
+            self.stderr = Output(f"{directory}/stderr" if directory else "")
+        except OSError:
+            self.stdout.close()
+            raise
         self.timed_out = False
         #: Processes of it that could not be killed.
         self.stuck = 0
@@ -165,6 +206,14 @@ class Job:
             self.stderr.close()
             raise
         self.pidfd = os.pidfd_open(self.pid)
+
+    def watch_output(self, control: Control) -> None:
+        """What it writes goes to the node at once, too."""
+        for number, stream in ((1, self.stdout), (2, self.stderr)):
+            stream.watch(lambda at, data, number=number: control.send("output", self.key, number, at, data))  # type: ignore[misc]
+
+    def unwatch_output(self) -> None:
+        self.stdout.tell = self.stderr.tell = None
 
     def terminate(self) -> None:
         """SIGTERM to the whole group; SIGKILL follows after KILL_GRACE."""
@@ -223,6 +272,7 @@ class Job:
         self.stdout.close()
         self.stderr.close()
         reason = f"{stuck} of its processes could not be killed" if stuck else ""
+        reason = "; ".join(filter(None, (reason, self.stdout.fault or self.stderr.fault)))
         code = os.waitstatus_to_exitcode(status)
         if code >= 0:
             return code, reason
@@ -265,6 +315,8 @@ class Worker:
         self._surroundings: Surroundings | None = None
         #: "run" messages whose turn has not come.
         self._ahead: deque[tuple[Any, ...]] = deque()
+        #: Commands whose output somebody watches.
+        self._watched: set[tuple[str, int]] = set()
         self._poll = select.poll()
         self._poll.register(control.socket.fileno(), select.POLLIN)
 
@@ -291,6 +343,14 @@ class Worker:
         elif what == "kill":
             if job is not None and job.key == key:
                 job.terminate()
+        elif what == "watch":
+            self._watched.add(key)
+            if job is not None and job.key == key:
+                job.watch_output(self._control)
+        elif what == "unwatch":
+            self._watched.discard(key)
+            if job is not None and job.key == key:
+                job.unwatch_output()
         elif what == "set-up":
             self._surroundings = Surroundings(*message[1:])
 
@@ -303,7 +363,7 @@ class Worker:
         key: tuple[str, int],
         line: str,
         limit: float | None,
-        wishes: tuple[dict[str, str], str, bytes] | None,
+        wishes: Wishes | None,
     ) -> None:
         """One job, from its directory to its report."""
         began = time.monotonic()
@@ -318,12 +378,15 @@ class Worker:
             self._control.send("ended", key, began, time.monotonic(), 126, False, b"", b"", 0, 0, reason)
             place.leave()
             return
+        if key in self._watched:
+            job.watch_output(self._control)
         try:
             job.watch(self._poll, self._control, self._obey_all)
         except BaseException:  # whatever ends us ends the job
             job.end()
             raise
         code, reason = job.end()
+        self._watched.discard(key)
         out, err = job.stdout, job.stderr
         self._control.send(
             *("ended", key, job.started, time.monotonic(), code, job.timed_out),

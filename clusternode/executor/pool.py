@@ -176,6 +176,10 @@ class Pool:
         #: Commands that wait for a helper, each with those behind it.
         self._backlog: deque[deque[Spawn | SpawnTask]] = deque()
         self._by_key: dict[Key, Helper] = {}
+        #: Who is told of what a job that is watched writes: (key, stream, offset, bytes).
+        self.output: Callable[[tuple[str, int], int, int, bytes], None] = lambda *_: None
+        #: Jobs in the backlog that are watched.
+        self._to_watch: set[Key] = set()
         #: What the core has not been told yet.
         self._news: list[CommandEnded | TakenBack | Progressed] = []
         self._closing = False
@@ -238,8 +242,21 @@ class Pool:
             self._next(helper)
         self._report_now()
 
+    def watch(self, what: str, key: tuple[str, int]) -> None:
+        """What is "watch" or "unwatch" goes to the helper that has this job, now or later."""
+        helper = self._by_key.get(Key(*key))
+        if helper is not None:
+            helper.send(what, key)
+        elif what == "watch" and self._line_of(Key(*key)) is not None:
+            self._to_watch.add(Key(*key))
+        else:
+            self._to_watch.discard(Key(*key))
+
     def _take_in(self, helper: Helper, message: tuple[Any, ...]) -> None:
         key = Key(*message[1])
+        if message[0] == "output":
+            self.output(key, *message[2:])
+            return
         self._by_key.pop(key, None)
         helper.jobs.remove(key)
         if message[0] == "taken":
@@ -319,11 +336,15 @@ class Pool:
         key = Key(job.ticket, job.attempt)
         helper.jobs.append(key)
         self._by_key[key] = helper
+        if key in self._to_watch:
+            self._to_watch.discard(key)
+            helper.send("watch", tuple(key))
         helper.send("run", tuple(key), *self._how(job))
 
     def _how(self, job: Any) -> tuple[Any, ...]:
         """What a helper is told of a job, beside its key."""
-        wishes = job.extras and (dict(job.extras.env), job.extras.cwd, job.extras.stdin.encode())
+        extras = job.extras
+        wishes = extras and (dict(extras.env), extras.cwd, extras.stdin.encode(), job.output)
         return job.line, job.time_limit, wishes
 
     def _line_of(self, key: Key) -> deque[Spawn | SpawnTask] | None:

@@ -5,10 +5,12 @@ only the standard library and what helpers have is here. Code of tasks runs in t
 (`evenly/worker.py`): whatever it does, there is somebody to say what became of it.
 
     node -> supervisor   ("set-up", SetUp as a tuple), once
-                         ("run", key, name, payload, time limit or None, at most once)
-                         ("kill", key)
+                         ("run", key, name, payload, time limit or None, at most once,
+                          variables, directory or "")
+                         ("kill", key), ("watch", key), ("unwatch", key)
     supervisor -> node   ("ready", {task: its signature, packed}, [what could not be loaded]), once
                          ("progress", key, part of 1, words)
+                         ("output", key, 1 for stdout or 2, offset, bytes), while it is watched
                          ("ended", key, started, finished, exit code or None, timed out, stdout, stderr,
                           stdout bytes in all, stderr bytes in all, reason, value as JSON text)
 
@@ -80,7 +82,7 @@ class Stream(Output):
     def begin(self) -> None:
         """What came since the last task is nobody's."""
         self.drain()
-        self.total, self._kept, self._room = 0, [], OUTPUT_LIMIT
+        self.total, self._kept, self._room, self.tell = 0, [], OUTPUT_LIMIT, None
 
     def drain(self) -> None:
         """Takes what is there, and no more than a survivor could write for ever."""
@@ -93,13 +95,23 @@ class Task:
     """One task, however often it is started."""
 
     def __init__(
-        self, key: tuple[str, int], name: str, payload: str, limit: float | None, is_once: bool
+        self,
+        key: tuple[str, int],
+        name: str,
+        payload: str,
+        limit: float | None,
+        is_once: bool,
+        variables: dict[str, str],
+        directory: str,
     ) -> None:
+        """`variables`, `directory`: beside what every task finds, and in the place of its directory."""
         self.key = key
         self.name = name
         self.payload = payload
         self.limit = limit
         self.is_once = is_once
+        self.variables = variables
+        self.directory = directory
         #: A worker has it.
         self.is_running = False
         self.starts = 0
@@ -193,6 +205,8 @@ class Supervisor:
         self._streams = {stream.read_end: stream for stream in (self._stdout, self._stderr)}
         self._skipped: list[str] = []
         self._failures: list[str] = []
+        #: Tasks whose output somebody watches.
+        self._watched: set[tuple[str, int]] = set()
         self._is_known = False
         #: Workers in a row that died before they were ready, through no module's fault; when to try again.
         self._failed_starts = 0
@@ -247,6 +261,14 @@ class Supervisor:
                 self._terminate(task)
             else:
                 self._finish(128 + signal.SIGTERM, "before it started")
+        elif what == "watch":
+            self._watched.add(message[1])
+            if self._task is not None and self._task.key == message[1] and self._task.is_running:
+                self._watch(message[1])
+        elif what == "unwatch":
+            self._watched.discard(message[1])
+            if self._task is not None and self._task.key == message[1]:
+                self._stdout.tell = self._stderr.tell = None
 
     def _begin(self) -> None:
         """Gives the task to the worker, if both are there."""
@@ -265,9 +287,16 @@ class Supervisor:
         task.started(time.monotonic())
         worker.heard_at = time.monotonic()
         worker.tasks += 1
-        variables = {"EVENLY_TICKET": task.key[0], "EVENLY_ATTEMPT": str(task.key[1]), "PWD": place.path}
+        if task.key in self._watched:
+            self._watch(task.key)
+        directory = task.directory or place.path
+        own = {"EVENLY_TICKET": task.key[0], "EVENLY_ATTEMPT": str(task.key[1]), "PWD": directory}
         with contextlib.suppress(NodeGone):  # it is the worker here: its death is heard of next
-            worker.control.send("run", task.name, task.payload, place.path, variables)
+            worker.control.send("run", task.name, task.payload, directory, task.variables | own)
+
+    def _watch(self, key: tuple[str, int]) -> None:
+        for number, stream in ((1, self._stdout), (2, self._stderr)):
+            stream.watch(lambda at, data, number=number: self._control.send("output", key, number, at, data))  # type: ignore[misc]
 
     def _terminate(self, task: Task) -> None:
         """SIGTERM to the worker's group; SIGKILL follows after KILL_GRACE."""
@@ -419,6 +448,8 @@ class Supervisor:
         for stream in self._streams.values():
             stream.drain()
         out, err = self._stdout, self._stderr
+        out.tell = err.tell = None
+        self._watched.discard(task.key)
         self._task = None
         now = time.monotonic()
         began = task.began or now

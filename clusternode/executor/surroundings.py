@@ -11,6 +11,8 @@ import shutil
 import signal
 from typing import Any
 
+#: (variables, working directory or "", standard input, directory for the whole output or "")
+Wishes = tuple[dict[str, str], str, bytes, str]
 SHELL = "/bin/sh"
 #: Prints the variables that it finds, each with a zero byte behind it.
 SHOW_VARIABLES = "env -0"
@@ -115,12 +117,12 @@ class Surroundings:
         self,
         key: tuple[str, int],
         line: str,
-        wishes: tuple[dict[str, str], str, bytes],
+        wishes: Wishes,
         stdout: int,
         stderr: int,
     ) -> int:
         """The same, always by the shell, with other variables, another directory, or something to read."""
-        variables, directory, read = wishes
+        variables, directory, read, _ = wishes
         found = {os.fsencode(name): os.fsencode(value) for name, value in variables.items()}
         if directory:
             os.chdir(directory)

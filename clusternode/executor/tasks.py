@@ -124,4 +124,6 @@ class TaskPool(Pool):
         return (tuple(self._worker),)
 
     def _how(self, job: Any) -> tuple[Any, ...]:
-        return job.name, job.payload, job.time_limit, job.at_most_once
+        extras = job.extras
+        more = ({}, "") if extras is None else (dict(extras.env), extras.cwd)
+        return job.name, job.payload, job.time_limit, job.at_most_once, *more

@@ -79,7 +79,9 @@ class View:
         self._rate.add(now, count)
         if self._bar is not None:
             self._next = now + BAR_PERIOD
-            self._bar.update(self._task, total=books.jobs, completed=count, said=self._said(books, count, now))
+            self._bar.update(
+                self._task, total=books.jobs, completed=count, said=self._said(books, count, now)
+            )
         elif is_last or now >= self._began + LINE_PERIOD:
             self._next = now + LINE_PERIOD
             self.tell(f"{count} of {books.jobs} {self._what}, {self._said(books, count, now)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from evenly.client.errors import ClientClosed, EvenlyError, Refused
@@ -26,7 +26,7 @@ BLOCK = 10_000
 PERIOD = 0.1
 #: Seconds that what is on its way has to be answered once we are asked to stop.
 LAST_WORDS = 5.0
-#: Seconds without any reply after which the next node is taken, and for which nodes that were there are tried.
+#: Seconds without any reply after which the next node is taken; for which nodes that were there are tried.
 TIMEOUT, PATIENCE = 10.0, 60.0
 #: Seconds: a job that is due so soon is submitted at once.
 SOON = 0.001
@@ -120,7 +120,9 @@ class Run:
         known: dict[int, int | None] = {}
         for each in self._workload.read():
             if isinstance(each, Fault) and not self._skips_bad:
-                raise WorkloadError(f"{self._workload.path}:{each.line}: {each.what} (it was right a moment ago)")
+                raise WorkloadError(
+                    f"{self._workload.path}:{each.line}: {each.what} (it was right a moment ago)"
+                )
             if not isinstance(each, Entry):
                 continue
             if each.number % BLOCK == 0:

@@ -209,8 +209,8 @@ class State:
     def unexplained(self, origin: int, after: int, limit: int) -> list[Open]:
         """As `open_jobs`, of those that have failed and nobody has asked why."""
         rows = self.database.execute(
-            "SELECT number, ticket, origin FROM job WHERE number > ? AND outcome IS NOT NULL AND outcome != ? "
-            "AND reason IS NULL AND ticket IS NOT NULL AND origin IN (?, ?) ORDER BY number LIMIT ?",
+            "SELECT number, ticket, origin FROM job WHERE number > ? AND outcome IS NOT NULL "
+            "AND outcome != ? AND reason IS NULL AND ticket IS NOT NULL AND origin IN (?, ?) ORDER BY number LIMIT ?",
             (after, SUCCEEDED, origin, UNKNOWN, limit),
         )
         return [Open(*row) for row in rows]
@@ -228,8 +228,8 @@ class State:
     def open_jobs(self, origin: int, after: int, limit: int) -> list[Open]:
         """Those of this origin, or of one that is not known, with numbers above `after`."""
         rows = self.database.execute(
-            "SELECT number, ticket, origin FROM job WHERE number > ? AND outcome IS NULL AND ticket IS NOT NULL "
-            "AND origin IN (?, ?) ORDER BY number LIMIT ?",
+            "SELECT number, ticket, origin FROM job WHERE number > ? AND outcome IS NULL "
+            "AND ticket IS NOT NULL AND origin IN (?, ?) ORDER BY number LIMIT ?",
             (after, origin, UNKNOWN, limit),
         )
         return [Open(*row) for row in rows]

@@ -34,14 +34,15 @@ from loadbalancer.core.events import (
     Tick,
     Together,
 )
-from loadbalancer.core.jobs import Job, Row, State
+from loadbalancer.core.jobs import Job, Row
 from loadbalancer.core.ledger import Ledger
 from loadbalancer.core.nodes import Node
+from loadbalancer.core.questions import Questions
 from loadbalancer.core.relay import whom
 from loadbalancer.core.settings import Settings
 from protocol.job import Ended
 from protocol.job import Outcome as JobOutcome
-from protocol.limits import INFO_PERIOD, LINK_TIMEOUT, QUERY_LIMIT, REQUEST_ITEMS
+from protocol.limits import INFO_PERIOD, LINK_TIMEOUT, REQUEST_ITEMS
 from protocol.messages import (
     AckJobs,
     AckResults,
@@ -85,6 +86,7 @@ class Balancer:
         self.epoch = epoch
         self.ledger = Ledger(settings.crash_limit, settings.node_grace_period, rows, now)
         self._links: dict[int, Node] = {}
+        self._questions = Questions(epoch, self.ledger, self._links)
         self._now = now
         self._next_info = now + INFO_PERIOD
         self._next_dispatch = now + settings.dispatch_period
@@ -429,37 +431,11 @@ class Balancer:
                 self._to(executor, Cancel([Held(ticket, job.attempt)]))
 
     def _on_query(self, node: Node, query: Query) -> None:
-        if query.what == "nodes":
-            by_name = sorted(self.ledger.nodes.values(), key=lambda each: each.name)
-            answer: Any = [each.fields() for each in by_name]
-        elif query.what == "status":
-            answer = {
-                t: self._status(job) for t in query.tickets if (job := self.ledger.jobs.get(t)) is not None
-            }
-        else:
-            answer = self.stats()
-        text = json.dumps(answer)
-        if len(text) > QUERY_LIMIT:
-            text = json.dumps([])
-        self._to(node, Answer(query.number, text))
-
-    def _status(self, job: Job) -> list[Any]:
-        name = self.ledger.nodes[job.node].name if job.node is not None else None
-        started = job.since if job.state is State.RUNNING else None
-        state = _SHOWN.get(job.state, job.state)
-        return [state.name.lower(), job.attempt, name, started]
+        self._to(node, Answer(query.number, self._questions.answer(query)))
 
     def stats(self) -> dict[str, Any]:
         """Counters since this start, and what is there now."""
-        return {
-            "epoch": self.epoch,
-            "nodes": len(self._links),
-            "queued": self.ledger.waiting,
-            "delayed": self.ledger.delayed,
-            "assigned": sum(len(node.jobs) for node in self.ledger.nodes.values()),
-            "undelivered": sum(len(node.undelivered) for node in self.ledger.nodes.values()),
-            **{name: self.ledger.counters[name] for name in _COUNTERS},
-        }
+        return self._questions.stats()
 
     def _on_ask(self, node: Node, ask: Ask) -> None:
         """Passed on at once: what nodes say to one another follows from no record of this store."""
@@ -488,10 +464,6 @@ class Balancer:
             self._send(node.link, message)
 
 
-#: What clients are told of states that they need not know.
-_SHOWN = {State.DELAYED: State.QUEUED, State.PASSING: State.DONE}
-
-
 def _is_tried_again(job: Job, ended: Ended) -> bool:
     may = job.failures < job.retries and not job.cancelled and not job.at_most_once
     return may and ended.outcome in _TRIED_AGAIN
@@ -500,17 +472,6 @@ def _is_tried_again(job: Job, ended: Ended) -> bool:
 #: Outcomes that a retry may mend, and those of an attempt that really ended.
 _TRIED_AGAIN = (JobOutcome.FAILED, JobOutcome.TIMED_OUT)
 _REAL_ENDS = (JobOutcome.SUCCEEDED, JobOutcome.FAILED, JobOutcome.TIMED_OUT)
-
-_COUNTERS = (
-    "submitted",
-    "dispatched",
-    "recalled",
-    "lost attempts",
-    "late results",
-    "retried",
-    "stale",
-    *(str(outcome) for outcome in JobOutcome),
-)
 
 _HANDLERS: dict[type, Callable[[Balancer, Node, Any], None]] = {
     Info: Balancer._on_info,

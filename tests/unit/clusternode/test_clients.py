@@ -2,11 +2,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from clusternode.clients import Client, Door
+from clusternode.clients import Client
 from clusternode.core.events import ClientGone, Done, Event, LinesReceived, LookUp, Submitted
+from clusternode.desk import Desk
+from clusternode.door import Door
 from clusternode.store.sqlite import SqliteStore
 from protocol.dialogue import BAD_NUMBER, CancelJob, GetResult, Nodes, Stats, Status, Submit, Subscribe, Wait
 from protocol.job import Ended, JobState, Outcome, Report, Sleep, is_ticket
@@ -39,7 +42,8 @@ class Session:
         self.events: list[Event] = []
         self.failures: list[BaseException] = []
         self.background = Background(self.failures.append)
-        self.door = Door(self.events.append, store, self.background.start)
+        no_desk = cast(Desk, None)  # nothing here asks it
+        self.door = Door(self.events.append, store, self.background.start, no_desk)
         self.transport = FakeTransport()
         connected = self.door.connect()
         assert isinstance(connected, Client)

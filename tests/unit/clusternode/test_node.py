@@ -29,9 +29,10 @@ from clusternode.core.events import (
     TakenBack,
     Tick,
 )
-from clusternode.core.executor import GATHER, GATHER_BYTES, KEEP_AFTER, STARTED_AFTER
+from clusternode.core.executor import STARTED_AFTER
 from clusternode.core.lanes import AHEAD_MOST, PATIENCE
 from clusternode.core.openjob import Stored
+from clusternode.core.outbox import GATHER, GATHER_BYTES, KEEP_AFTER
 from protocol.dialogue import CancelJob, GetResult, Nodes, Stats, Status, Submit, Wait
 from protocol.job import Command, Extras, Sleep, unpack_report
 from protocol.messages import (

@@ -10,8 +10,10 @@ from protocol.dialogue import (
     TOO_LONG,
     CancelJob,
     Exit,
+    Fetch,
     GetAll,
     GetResult,
+    Has,
     Help,
     Invalid,
     Json,
@@ -21,7 +23,10 @@ from protocol.dialogue import (
     Status,
     Submit,
     Subscribe,
+    Tail,
+    TakeCheckpoint,
     Unsubscribe,
+    Upload,
     Wait,
     WaitForAll,
     parse_line,
@@ -73,6 +78,7 @@ def test_every_allowed_number_is_taken(ms: int, before: str) -> None:
     assert parse_line(f"{before}{ms}".encode()) == Submit(Sleep(ms))
 
 
+D = "0123456789abcdef" * 4
 COMMANDS: list[tuple[str, Request]] = [
     (f"result {T}", GetResult(T)),
     (f"r{T}", GetResult(T)),
@@ -87,6 +93,11 @@ COMMANDS: list[tuple[str, Request]] = [
     ("nodes", Nodes()),
     ("stats", Stats()),
     ("json", Json()),
+    (f"upload 5 {D}", Upload(5, D)),
+    (f"has {D}", Has(D)),
+    (f"fetch {T}", Fetch(T)),
+    (f"tail {T}", Tail(T)),
+    (f"checkpoint {T}", TakeCheckpoint(T)),
     ("help", Help()),
     ("exit", Exit()),
 ]
@@ -335,9 +346,28 @@ def test_a_command_that_stands_alone_is_told_so(name: str) -> None:
     assert refusal(f"{name} now".encode()) == f"{name} stands alone on its line, without 'now'."
 
 
-@pytest.mark.parametrize("line", ["tail", f"tail {T}"])
-def test_tail_says_that_it_is_not_there(line: str) -> None:
-    assert refusal(line.encode()).startswith("tail is not there yet: ")
+@pytest.mark.parametrize("rest", ["1", "1 2", "1 2 x", "1 2 -3", "1 2 3 4", f"1 2 {'9' * 16}"])
+def test_tail_goes_on_from_three_numbers(rest: str) -> None:
+    said = "tail <ticket> <attempt> <bytes of stdout> <bytes of stderr> goes on from there."
+    assert refusal(f"tail {T} {rest}".encode()) == said
+    assert parse_line(f"tail {T} 2 30 0".encode()) == Tail(T, 2, 30, 0)
+
+
+@pytest.mark.parametrize("rest", ["", "5", f"-1 {D}", f"x {D}", f"5 {D[1:]}", f"5{D}", f"{2**34 + 1} {D}"])
+def test_an_upload_says_how_much_of_what(rest: str) -> None:
+    assert refusal(f"upload {rest}".encode()).startswith(
+        "upload takes bytes, at most 17179869184, and a SHA-256"
+    )
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "./x", "a//b", "a\x01b", "x" * 256])
+def test_a_path_that_leaves_the_result_directory_is_refused(path: str) -> None:
+    assert refusal(f"fetch {T} {path}".encode()).startswith("fetch takes the path of a result file")
+    assert parse_line(f"fetch {T} a dir/b".encode()) == Fetch(T, "a dir/b")
+
+
+def test_a_digest_that_is_none_is_refused() -> None:
+    assert refusal(f"has {D}0".encode()).startswith("has takes the SHA-256 of a file in hexadecimal, not ")
 
 
 def test_a_line_over_the_limit_is_told_the_limit() -> None:

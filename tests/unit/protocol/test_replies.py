@@ -1,3 +1,4 @@
+import base64
 import json
 import time
 from collections.abc import Iterator
@@ -9,7 +10,16 @@ from hypothesis import strategies as st
 
 from protocol import replies
 from protocol.dialogue import HELP
-from protocol.job import Command, JobState, Outcome, Report, Sleep
+from protocol.file_replies import (
+    CheckpointTaken,
+    FilesOf,
+    HereOrNot,
+    TailJson,
+    TailText,
+    Uploaded,
+    file_head,
+)
+from protocol.job import Command, JobState, Outcome, Report, ResultFile, Sleep
 from protocol.replies import (
     ArrayView,
     CancelOf,
@@ -429,6 +439,9 @@ open_views = st.builds(
 views = done_views | open_views
 counters = st.dictionaries(texts, st.integers() | texts, max_size=3)
 
+digests = st.text("0123456789abcdef", min_size=64, max_size=64)
+result_files = st.builds(ResultFile, names, st.integers(0), digests)
+
 BY_CLASS: dict[type, st.SearchStrategy] = {
     TicketIssued: st.builds(TicketIssued, any_ticket),
     ResultOf: st.builds(ResultOf, views),
@@ -445,7 +458,47 @@ BY_CLASS: dict[type, st.SearchStrategy] = {
     HelpText: st.builds(HelpText),
     JsonMode: st.builds(JsonMode),
     Goodbye: st.builds(Goodbye),
+    Uploaded: st.builds(Uploaded, digests, st.integers(0)),
+    HereOrNot: st.builds(HereOrNot, digests, st.booleans()),
+    FilesOf: st.builds(FilesOf, any_ticket, st.just("") | names, st.lists(result_files, max_size=3)),
+    CheckpointTaken: st.builds(CheckpointTaken, st.integers(0), st.integers(0)),
 }
+
+
+def test_files_are_listed_with_what_finds_them() -> None:
+    reply = FilesOf(T, "runs/7", [ResultFile("a b/c", 3, "d" * 64)])
+    assert render_text(reply) == f"Files: 1, 3 bytes\n3 {'d' * 64} a b/c\n.\n".encode()
+    assert as_object(render_json(reply)) == {
+        "ticket": T,
+        "result_dir": "runs/7",
+        "files": [{"path": "a b/c", "bytes": 3, "sha256": "d" * 64}],
+    }
+    assert as_object(render_json(FilesOf(T, "", [])))["result_dir"] is None
+    assert file_head(reply.files[0], False) == f"File: 3 {'d' * 64} a b/c\n".encode()
+    assert as_object(file_head(reply.files[0], True)) == {"file": "a b/c", "bytes": 3, "sha256": "d" * 64}
+
+
+@given(st.lists(st.binary(min_size=1, max_size=20), max_size=8))
+def test_followed_output_is_a_block_whatever_its_pieces(pieces: list[bytes]) -> None:
+    form = TailText(T)
+    said = form.start() + b"".join(form.piece(1, 1, 0, piece) for piece in pieces) + form.end({})
+    head, *lines = said.split(b"\n")
+    assert (head, lines[-2:]) == (f"Tail: {T}".encode(), [b".", b""])
+    unstuffed = b"\n".join(line.removeprefix(b".") for line in lines[:-2])
+    whole = b"".join(pieces)
+    assert unstuffed == whole.removesuffix(b"\n")
+    assert b"." not in lines[:-2]
+
+
+@given(st.binary(min_size=1, max_size=20))
+def test_followed_output_in_json_keeps_every_byte(data: bytes) -> None:
+    form = TailJson(T)
+    assert form.start() == b""
+    value = as_object(form.piece(2, 2, 7, data))
+    kept = value.pop("text").encode() if "text" in value else base64.b64decode(value.pop("base64"))
+    assert kept == data
+    assert value == {"tail": T, "attempt": 2, "stream": "stderr", "at": 7}
+    assert as_object(form.end({"state": "done"})) == {"state": "done", "tail": T}
 
 
 def test_no_reply_is_left_out_of_these_tests() -> None:

@@ -258,6 +258,8 @@ BAD = {
     "TASKS": ["two words", "/a/file.py", "a,,b", "a..b"],
     "MAX_TASKS_PER_WORKER": ["0", "many"],
     "TASK_HANG_PERIOD": ["1999", "never"],
+    "MAX_RESULT_BYTES": ["-1", "4G", str(2**50 + 1)],
+    "CHECKPOINT_PERIOD": ["99", "86400001", "1 s"],
 }
 CASES = [
     pytest.param(

@@ -1,0 +1,102 @@
+"""What clients ask that the load balancer answers, and as much as this node knows where it is away."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from clusternode.core.events import Answer, Line, LookUp, Outcome, Send
+from clusternode.core.openjob import Asking
+from protocol.dialogue import GetResult, Nodes, Stats, Status
+from protocol.job import JobState
+from protocol.messages import Answer as BalancerAnswer
+from protocol.messages import Query
+from protocol.replies import Failure, JobView, NodesAre, Reply, ResultOf, StatsAre, StatusOf
+
+if TYPE_CHECKING:
+    from clusternode.core.origin import Origin
+
+AWAY = "the ReverseProxy is away"
+
+
+class Questions:
+    """Clients' lines that wait for the load balancer's word, by the number of the QUERY."""
+
+    def __init__(self, origin: Origin) -> None:
+        self._origin = origin
+        self._asking: dict[int, Asking] = {}
+        self._next_query = 1
+
+    def ask(self, client: int, line: Line, connected: bool, out: Outcome) -> None:
+        if not connected:
+            self._answer_alone(Asking(line, client), out)
+            return
+        number, self._next_query = self._next_query, self._next_query + 1
+        self._asking[number] = Asking(line, client)
+        asked = line.asked
+        if isinstance(asked, Nodes | Stats):
+            out.actions.append(Send(Query(number, "nodes" if isinstance(asked, Nodes) else "stats")))
+        elif isinstance(asked, GetResult | Status):
+            out.actions.append(Send(Query(number, "status", (asked.ticket,))))
+
+    def link_down(self, out: Outcome) -> None:
+        asking, self._asking = self._asking, {}
+        for each in asking.values():
+            self._answer_alone(each, out)
+
+    def _answer_alone(self, asking: Asking, out: Outcome) -> None:
+        """The load balancer is away: as much as this node knows."""
+        asked, origin = asking.line.asked, self._origin
+        reply: Reply
+        if isinstance(asked, Nodes):
+            reply = NodesAre([origin.own_fields], f"{AWAY}: only this node is known")
+        elif isinstance(asked, Stats):
+            reply = StatsAre(origin.stats, None)
+        else:
+            assert isinstance(asked, GetResult | Status)
+            job = origin.open.get(asked.ticket)
+            if job is None:
+                out.actions.append(LookUp(asking.client, asking.line.seq, asked, asked.ticket))
+                return
+            view = origin.view(asked.ticket, job)
+            reply = StatusOf(view, AWAY) if isinstance(asked, Status) else ResultOf(view)
+        out.actions.append(Answer(asking.client, asking.line.seq, reply))
+
+    def answered(self, message: BalancerAnswer, out: Outcome) -> None:
+        asking = self._asking.pop(message.number, None)
+        if asking is None:
+            return
+        asked, client, seq = asking.line.asked, asking.client, asking.line.seq
+        try:
+            value = json.loads(message.text)
+            reply = self._reply(asked, value)
+        except (ValueError, TypeError, AttributeError):
+            reply = Failure("The ReverseProxy gave an answer that this version does not understand.")
+        if reply is None:  # it was done in the meantime
+            assert isinstance(asked, GetResult | Status)
+            out.actions.append(LookUp(client, seq, asked, asked.ticket))
+        else:
+            out.actions.append(Answer(client, seq, reply))
+
+    def _reply(self, asked: Any, value: Any) -> Reply | None:
+        origin = self._origin
+        if isinstance(asked, Nodes):
+            if not all(origin.own_fields.keys() <= node.keys() for node in value):
+                raise ValueError("a node without its fields")
+            return NodesAre(value)
+        if not isinstance(value, dict):
+            raise TypeError("no object")
+        if isinstance(asked, Stats):
+            return StatsAre(origin.stats, value)
+        job = origin.open.get(asked.ticket)
+        if job is None:
+            return None
+        view = origin.view(asked.ticket, job)
+        if asked.ticket in value:
+            state, attempt, node, started_at = value[asked.ticket]
+            # Its result is on its way to us: until it is recorded here, it is not done here.
+            shown = JobState.RUNNING if state == "done" else JobState(state)
+            view = JobView(view.ticket, view.spec, view.submitted_at, shown, attempt, node, started_at)
+        if isinstance(asked, Status):
+            return StatusOf(view, progress=origin.progress_of(asked.ticket))
+        return ResultOf(view)

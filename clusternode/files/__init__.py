@@ -1,0 +1,1 @@
+"""Files that come with jobs and of them: kept by their SHA-256, moved between nodes in pieces."""

@@ -1,0 +1,149 @@
+"""Files between this node, which runs a job, and the job's origin: in pieces, again and again until done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from clusternode.files.home import CONFLICT
+from clusternode.files.store import Files, Mismatch
+from clusternode.files.tree import Found
+from clusternode.relay import Refused, Relay
+from protocol.job import ResultFile
+from protocol.limits import PIECE_BYTES
+from protocol.relay import AWAY
+
+#: Seconds until an origin that is away is asked again: doubled from the first to the last.
+AGAIN_FIRST, AGAIN_LAST = 0.1, 3.0
+#: Pieces of one file asked for at once: the way to and fro costs more than the pieces.
+AHEAD = 4
+#: A file that the origin does not know the beginning of is brought anew so often.
+ANEW = 10
+
+
+class Mover:
+    """`fetch` what a job needs, `bring` what it leaves. Both wait for an origin that is away."""
+
+    def __init__(self, relay: Relay, home: Files, cache: Files) -> None:
+        """`home`: the files of this node's own tickets; `cache`: those of others."""
+        self._relay = relay
+        self._home = home
+        self._cache = cache
+        self._fetching: dict[str, asyncio.Task[None]] = {}
+
+    async def fetch(self, ticket: str, digest: str) -> Files:
+        """Where a file is that this job brings along, once it is here; it comes once for all jobs.
+
+        Raises:
+            Refused: if its origin has it no more.
+            OSError: if it cannot be kept.
+        """
+        if digest in self._home:
+            return self._home
+        while digest not in self._cache:
+            task = self._fetching.get(digest)
+            if task is None:
+                task = asyncio.ensure_future(self._fetch_into(self._cache, ticket, "", digest))
+                self._fetching[digest] = task
+                task.add_done_callback(lambda _: self._fetching.pop(digest, None))
+            # One of those who wait may be cancelled; the others still want it.
+            await asyncio.shield(task)
+        return self._cache
+
+    async def fetch_to(self, ticket: str, file: ResultFile, target: Path) -> None:
+        """A file of the job's checkpoint. Raises as `fetch`."""
+        data = await self._piece(ticket, ticket, file.digest, 0)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as out:
+            offset = 0
+            while data:
+                await asyncio.to_thread(out.write, data)
+                offset += len(data)
+                data = await self._piece(ticket, ticket, file.digest, offset)
+
+    async def resume(self, ticket: str) -> tuple[ResultFile, ...]:
+        """The files of its last checkpoint."""
+        rows = await self._patiently(lambda: self._relay.ask("origin", ticket, "resume", ticket))
+        return tuple(ResultFile(*row) for row in rows)
+
+    async def bring(
+        self, where: str, ticket: str, attempt: int, files: Sequence[ResultFile], found: Sequence[Found]
+    ) -> None:
+        """Brings the files home that are not there yet, and has them kept.
+
+        Raises:
+            Refused: with the origin's reason.
+            OSError: where they cannot be read here.
+        """
+        at = {file.digest: (each.at, file.size) for file, each in zip(files, found, strict=True)}
+        asked = (where, ticket, tuple(at))
+        for digest in await self._patiently(lambda: self._relay.ask("origin", ticket, "wants", asked)):
+            await self._bring_file(where, ticket, digest, *at[digest])
+        kept = (where, ticket, attempt, tuple(tuple(each) for each in files))
+        await self._patiently(lambda: self._relay.ask("origin", ticket, "keep", kept))
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    async def _bring_file(self, where: str, ticket: str, digest: str, at: Path, size: int) -> None:
+        for tries in range(ANEW):
+            try:
+                with at.open("rb") as file:
+                    offset = 0
+                    while True:
+                        data = await asyncio.to_thread(file.read, PIECE_BYTES)
+                        piece = (where, ticket, digest, size, offset, data)
+                        there = await self._patiently(lambda: self._relay.ask("origin", ticket, "put", piece))  # noqa: B023
+                        offset += len(data)
+                        if there >= size:
+                            return
+                        if not data:
+                            raise Refused(CONFLICT, f"{at.name} became shorter while it was read")
+            except Refused as refused:
+                if refused.status != CONFLICT or tries == ANEW - 1:
+                    raise
+
+    async def _fetch_into(self, files: Files, ticket: str, space: str, digest: str) -> None:
+        """Some pieces are always under way; the last one is shorter than the others, or empty."""
+        incoming = await asyncio.to_thread(files.begin, digest, None)
+        waiting = [self._start_piece(ticket, space, digest, number * PIECE_BYTES) for number in range(AHEAD)]
+        try:
+            offset = AHEAD * PIECE_BYTES
+            while True:
+                data = await waiting.pop(0)
+                await asyncio.to_thread(incoming.write, data)
+                if len(data) < PIECE_BYTES:
+                    break
+                waiting.append(self._start_piece(ticket, space, digest, offset))
+                offset += PIECE_BYTES
+            await asyncio.to_thread(incoming.finish)
+        except Mismatch as fault:
+            raise Refused(CONFLICT, f"file {digest} came otherwise than it was: {fault}") from None
+        finally:
+            incoming.abort()
+            for each in waiting:
+                each.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    def _start_piece(self, ticket: str, space: str, digest: str, offset: int) -> asyncio.Task[bytes]:
+        return asyncio.ensure_future(self._piece(ticket, space, digest, offset))
+
+    async def _piece(self, ticket: str, space: str, digest: str, offset: int) -> bytes:
+        asked = (space, digest, offset)
+        data = await self._patiently(lambda: self._relay.ask("origin", ticket, "piece", asked))
+        if not isinstance(data, bytes):
+            raise Refused(CONFLICT, "a piece that is no bytes")
+        return data
+
+    async def _patiently(self, ask: Callable[[], Awaitable[Any]]) -> Any:
+        """Until there is an answer; Refused for all others than AWAY."""
+        delay = AGAIN_FIRST
+        while True:
+            try:
+                return await ask()
+            except Refused as refused:
+                if refused.status != AWAY:
+                    raise
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, AGAIN_LAST)

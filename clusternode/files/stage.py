@@ -1,0 +1,267 @@
+"""What jobs with files find and leave: their directories are made before they start, and emptied into their
+origin's after they have ended.
+
+    stage/TICKET.ATTEMPT/work         the working directory, with the files that come along
+    stage/TICKET.ATTEMPT/results      EVENLY_RESULT_DIR
+    stage/TICKET.ATTEMPT/checkpoint   EVENLY_CHECKPOINT_DIR
+
+Jobs without files never come here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+from clusternode.core.events import CommandEnded, Event, FromHelpers, Shipped, Spawn, SpawnTask
+from clusternode.files.home import CHECKPOINT, CONFLICT, RESULTS, WRONG
+from clusternode.files.moving import Mover
+from clusternode.files.tree import BadTree, Found, copied, find, hashed
+from clusternode.relay import Refused
+from protocol.job import Extras, ResultFile
+from protocol.relay import NOT_FOUND
+
+log = logging.getLogger("clusternode")
+
+Key = tuple[str, int]
+#: As a shell has it, of a command that could not be started.
+NOT_STARTED = 126
+#: A checkpoint whose files change while they are copied is taken again so often.
+TAKES = 3
+
+
+class Stage:
+    """One attempt with files."""
+
+    def __init__(self, root: Path, extras: Extras) -> None:
+        self.root = root
+        self.extras = extras
+        self.preparing: asyncio.Task[None] | None = None
+        self.shipping: asyncio.Task[None] | None = None
+        self.periodic: asyncio.Task[None] | None = None
+        #: One checkpoint at a time.
+        self.lock = asyncio.Lock()
+        #: What the last one was of: (path, size, time of change).
+        self.taken: object = None
+
+    @property
+    def work(self) -> Path:
+        return self.root / "work"
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.root / "checkpoint"
+
+
+class Stager:
+    def __init__(
+        self,
+        directory: Path,
+        mover: Mover,
+        spawn: Callable[[Spawn | SpawnTask], None],
+        submit: Callable[[Event], None],
+        start: Callable[[Awaitable[None]], None],
+        now: Callable[[], float],
+        *,
+        address: str,
+        most_bytes: int,
+        checkpoint_period: float,
+    ) -> None:
+        """`spawn` starts what is ready; `address` is where jobs here reach this node; `most_bytes` of one
+        job's results; `checkpoint_period` in seconds."""
+        self._directory = directory.resolve()
+        self._mover = mover
+        self._spawn = spawn
+        self._submit = submit
+        self._start = start
+        self._now = now
+        self._address = address
+        self._most_bytes = most_bytes
+        self._period = checkpoint_period
+        self._stages: dict[Key, Stage] = {}
+        self._numbers = count(1)
+
+    # --- before it starts ------------------------------------------------------------------------
+
+    def begin(self, job: Spawn | SpawnTask) -> None:
+        """Brings its files here and starts it; or ends it, where they cannot be had."""
+        key = (job.ticket, job.attempt)
+        assert job.extras is not None
+        stage = Stage(self._directory / f"{key[0]}.{key[1]}", job.extras)
+        self._stages[key] = stage
+        stage.preparing = asyncio.ensure_future(self._prepare(job, stage))
+        self._start(_quietly(stage.preparing))
+
+    def kill(self, ticket: str, attempt: int) -> bool:
+        """Ends it where it has not started; False where it has, or is not here."""
+        stage = self._stages.get((ticket, attempt))
+        if stage is None or stage.preparing is None or stage.preparing.done():
+            return False
+        stage.preparing.cancel()
+        # Soon: the core is in the middle of a step.
+        asyncio.get_running_loop().call_soon(self._end, (ticket, attempt), None, "before it started")
+        return True
+
+    async def _prepare(self, job: Spawn | SpawnTask, stage: Stage) -> None:
+        key, extras = (job.ticket, job.attempt), stage.extras
+        try:
+            await asyncio.to_thread(_make, stage)
+            for path, digest in extras.files:
+                files = await self._mover.fetch(job.ticket, digest)
+                await asyncio.to_thread(files.copy, digest, stage.work / path)
+            if extras.checkpoint and job.attempt > 1:
+                for file in await self._mover.resume(job.ticket):
+                    await self._mover.fetch_to(job.ticket, file, stage.checkpoint / file.path)
+        except Refused as refused:
+            # Where the job is not open any more, its end is nobody's news.
+            code = None if refused.status == NOT_FOUND and not extras.files else NOT_STARTED
+            self._end(key, code, f"it could not be started: {refused.reason}")
+            return
+        except OSError as error:
+            self._end(key, None, f"its files could not be kept here: {error.strerror} ({error.filename})")
+            return
+        if extras.checkpoint:
+            stage.periodic = asyncio.ensure_future(self._take_for_ever(job.ticket, job.attempt, stage))
+            self._start(_quietly(stage.periodic))
+        self._spawn(self._staged(job, stage))
+
+    def _staged(self, job: Spawn | SpawnTask, stage: Stage) -> Spawn | SpawnTask:
+        """It, with what it is to find."""
+        extras = stage.extras
+        variables = {"EVENLY_NODE": self._address}
+        if extras.result_dir:
+            variables["EVENLY_RESULT_DIR"] = str(stage.results)
+        if extras.checkpoint:
+            variables["EVENLY_CHECKPOINT_DIR"] = str(stage.checkpoint)
+        extras = replace(extras, env=(*extras.env, *variables.items()), cwd=extras.cwd or str(stage.work))
+        if isinstance(job, Spawn) and extras.keep_output:
+            return replace(job, extras=extras, output=str(stage.results))
+        return replace(job, extras=extras)
+
+    def _end(self, key: Key, code: int | None, reason: str) -> None:
+        now = self._now()
+        ended = FromHelpers([CommandEnded(*key, now, now, code, reason=reason)])
+        self._submit(ended)
+        self.settle(ended)
+
+    # --- after it has ended ----------------------------------------------------------------------
+
+    def settle(self, event: FromHelpers) -> None:
+        """The core has heard this: what has ended and is not to be shipped leaves nothing here."""
+        if not self._stages:
+            return
+        for news in event.news:
+            if isinstance(news, CommandEnded):
+                stage = self._stages.get((news.ticket, news.attempt))
+                if stage is not None and stage.periodic is not None:
+                    stage.periodic.cancel()
+                if stage is not None and stage.shipping is None:
+                    self._clear((news.ticket, news.attempt))
+
+    def ship(self, ticket: str, attempt: int) -> None:
+        """Brings home what it has left; Shipped follows."""
+        stage = self._stages[ticket, attempt]
+        stage.shipping = asyncio.ensure_future(self._ship((ticket, attempt), stage))
+        self._start(_quietly(stage.shipping))
+
+    def unship(self, ticket: str, attempt: int) -> None:
+        """Nobody wants it any more."""
+        stage = self._stages.get((ticket, attempt))
+        if stage is not None and stage.shipping is not None:
+            stage.shipping.cancel()
+            self._clear((ticket, attempt))
+
+    async def _ship(self, key: Key, stage: Stage) -> None:
+        files: list[ResultFile] = []
+        fault = ""
+        try:
+            found = await asyncio.to_thread(find, stage.results, self._most_bytes)
+            files = await asyncio.to_thread(hashed, found)
+            await self._mover.bring(RESULTS, *key, files, found)
+        except (BadTree, Refused) as refused:
+            fault = str(refused)
+        except OSError as error:
+            fault = f"{error.strerror} ({error.filename})"
+        self._submit(Shipped(*key, () if fault else tuple(files), fault))
+        self._clear(key)
+
+    def _clear(self, key: Key) -> None:
+        stage = self._stages.pop(key, None)
+        if stage is not None:
+            self._start(asyncio.to_thread(shutil.rmtree, stage.root, ignore_errors=True))
+
+    # --- while it runs ---------------------------------------------------------------------------
+
+    async def take_checkpoint(self, ticket: str) -> tuple[int, int]:
+        """(files, bytes) of the checkpoint of the job that runs here, now that it is at its origin.
+
+        Raises:
+            Refused: with the reason.
+        """
+        for (each, attempt), stage in self._stages.items():
+            if each == ticket and stage.extras.checkpoint and stage.shipping is None:
+                return await self._take(ticket, attempt, stage)
+        raise Refused(NOT_FOUND, "no job with --checkpoint runs here under this ticket")
+
+    async def _take_for_ever(self, ticket: str, attempt: int, stage: Stage) -> None:
+        while True:
+            await asyncio.sleep(self._period)
+            try:
+                await self._take(ticket, attempt, stage, only_changed=True)
+            except Refused as refused:
+                log.warning("the checkpoint of %s could not be taken: %s", ticket, refused.reason)
+
+    async def _take(
+        self, ticket: str, attempt: int, stage: Stage, only_changed: bool = False
+    ) -> tuple[int, int]:
+        async with stage.lock:
+            for take in range(TAKES):
+                copy = stage.root / f"copy-{next(self._numbers)}"
+                try:
+                    found = await asyncio.to_thread(find, stage.checkpoint, self._most_bytes)
+                    seen = await asyncio.to_thread(_signature, found)
+                    if only_changed and seen == stage.taken:
+                        return 0, 0
+                    found = await asyncio.to_thread(copied, found, copy)
+                    files = await asyncio.to_thread(hashed, found)
+                    await self._mover.bring(CHECKPOINT, ticket, attempt, files, found)
+                    stage.taken = seen
+                    return len(files), sum(file.size for file in files)
+                except BadTree as fault:
+                    raise Refused(WRONG, f"its checkpoint is refused: {fault}") from None
+                except FileNotFoundError as error:  # removed while it was copied
+                    if take == TAKES - 1:
+                        raise Refused(CONFLICT, f"{error.filename} came and went meanwhile") from None
+                except OSError as error:
+                    raise Refused(WRONG, f"{error.strerror} ({error.filename})") from None
+                finally:
+                    await asyncio.to_thread(shutil.rmtree, copy, ignore_errors=True)
+        raise AssertionError
+
+
+def _make(stage: Stage) -> None:
+    shutil.rmtree(stage.root, ignore_errors=True)
+    stage.root.parent.mkdir(mode=0o700, exist_ok=True)
+    for place in (stage.root, stage.work, stage.results, stage.checkpoint):
+        place.mkdir(mode=0o700)
+
+
+def _signature(found: list[Found]) -> object:
+    return [(each.path, each.size, os.stat(each.at).st_mtime_ns) for each in found]
+
+
+async def _quietly(task: asyncio.Task[None]) -> None:
+    """Its end, also where it was cancelled; what it raised is raised."""
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.shield(task)
