@@ -75,7 +75,8 @@ def _run(wishes: Wishes, nodes: str | None, as_json: bool) -> int:
             with View(follows=wishes.follows, span=span) as view:
                 number = perform(wishes, workload, state, where, view)
         except (EvenlyError, WorkloadError):
-            _tell(_how_to_resume(wishes, nodes, state))
+            if state.get("begun"):
+                _tell(_how_to_resume(wishes, nodes, state))
             raise
         if number is not None:
             _tell(_how_to_resume(wishes, nodes, state))

@@ -94,8 +94,9 @@ class Run:
 
     async def _submit_all(self, follows: bool) -> None:
         if self.books.submitted < self.books.jobs:
-            # The station first: so it hears of all that ends.
             await self._lane.ask(b"json", object_of)
+            self._state.set(begun=1)
+            # The station first: so it hears of all that ends.
             if follows:
                 await self._station(self._lane.node).ready()
             clock = asyncio.get_running_loop().time

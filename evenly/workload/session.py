@@ -61,7 +61,7 @@ def prepare(wishes: Wishes, told: Callable[[str], None]) -> tuple[Workload, Stat
         return _go_on(wishes, earlier), earlier
     if earlier is not None:
         with earlier:
-            if not earlier.get("over"):
+            if earlier.get("begun") and not earlier.get("over"):
                 said = progress_of(earlier.counts())
                 raise WorkloadError(
                     f"a run of {wishes.file} is not over ({said}): --resume goes on with it; "
@@ -84,6 +84,7 @@ def prepare(wishes: Wishes, told: Callable[[str], None]) -> tuple[Workload, Stat
         "skip_bad": int(wishes.skips_bad),
         "jobs": survey.jobs,
         "span": survey.span,
+        "begun": 0,
         "over": 0,
     }
     return workload, State.create(path, secrets.token_hex(RUN_BYTES), facts)

@@ -210,7 +210,8 @@ class State:
         """As `open_jobs`, of those that have failed and nobody has asked why."""
         rows = self.database.execute(
             "SELECT number, ticket, origin FROM job WHERE number > ? AND outcome IS NOT NULL "
-            "AND outcome != ? AND reason IS NULL AND ticket IS NOT NULL AND origin IN (?, ?) ORDER BY number LIMIT ?",
+            "AND outcome != ? AND reason IS NULL AND ticket IS NOT NULL AND origin IN (?, ?) "
+            "ORDER BY number LIMIT ?",
             (after, SUCCEEDED, origin, UNKNOWN, limit),
         )
         return [Open(*row) for row in rows]
