@@ -31,6 +31,7 @@ from protocol.dialogue import (
     Invalid,
     Json,
     Nodes,
+    Partial,
     Request,
     Stats,
     Status,
@@ -105,6 +106,8 @@ class Client(asyncio.Protocol):
         self._door = door
         self._decoder = LineDecoder()
         self._lines: deque[bytes | Uploading | None] = deque()
+        #: What comes is not read any more.
+        self._is_deaf = False
         #: The file that comes now, in the place of lines.
         self._upload: Uploading | None = None
         self._transport: asyncio.Transport | None = None
@@ -152,7 +155,7 @@ class Client(asyncio.Protocol):
             self._input_over = True
 
     def data_received(self, data: bytes) -> None:
-        while data and not self._input_over:
+        while data and not (self._input_over or self._is_deaf):
             if self._upload is not None:
                 data = self._upload.feed(data)
                 if not self._upload.is_whole:
@@ -178,14 +181,14 @@ class Client(asyncio.Protocol):
         else:
             # How many bytes are no lines cannot be told: there will be none.
             self._lines.extend((last, b"exit"))
-            self._input_over = True
+            self._is_deaf = True
 
     def _uploaded(self) -> None:
         """It is where it belongs, or refused; or there is room for more of it."""
         self._schedule_work()
 
     def eof_received(self) -> bool:
-        if not self._input_over:
+        if not (self._input_over or self._is_deaf):
             if self._upload is not None:
                 self._upload.abort()
             self._lines.extend(self._decoder.end())
@@ -320,12 +323,12 @@ class Client(asyncio.Protocol):
                 self._stream_later(number, self._door.desk.tail(request, self._reads_json(number)))
             case Fetch(_, path) if path:
                 self._stream_later(number, self._door.desk.send_file(request, self._reads_json(number)))
-            case Fetch() | Has() | TakeCheckpoint():
+            case Fetch() | Has() | Partial() | TakeCheckpoint():
                 self._door.background(self._answer_by_desk(number, request))
             case Upload():
                 self._reply(number, Failure("upload stands at the beginning of its line."))
 
-    async def _answer_by_desk(self, number: int, request: Fetch | Has | TakeCheckpoint) -> None:
+    async def _answer_by_desk(self, number: int, request: Fetch | Has | Partial | TakeCheckpoint) -> None:
         self._reply(number, await self._door.desk.answer(request))
 
     def _stream_later(self, number: int, chunks: AsyncGenerator[bytes]) -> None:

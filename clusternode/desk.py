@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from clusternode.core.done import view_of_done
 from clusternode.files.home import Home
@@ -13,12 +13,13 @@ from clusternode.files.store import Incoming, Mismatch
 from clusternode.following import Follower, Over, Written
 from clusternode.relay import Refused
 from clusternode.store.sqlite import SqliteStore, TicketRow
-from protocol.dialogue import Fetch, Has, Tail, TakeCheckpoint, Upload
+from protocol.dialogue import Fetch, Has, Partial, Tail, TakeCheckpoint, Upload
 from protocol.errors import ProtocolError
 from protocol.file_replies import (
     CheckpointTaken,
     FilesOf,
     HereOrNot,
+    PartialOf,
     TailJson,
     TailText,
     Uploaded,
@@ -48,16 +49,23 @@ class Desk:
         store: SqliteStore,
         stager: Stager,
         follower: Follower,
+        start: Callable[[Awaitable[None]], object],
     ) -> None:
+        """`start` runs a coroutine in the background."""
+        self._start = start
         self._home = home
         self._store = store
         self._stager = stager
         self._follower = follower
 
-    async def answer(self, asked: Fetch | Has | TakeCheckpoint) -> Reply:
+    async def answer(self, asked: Fetch | Has | Partial | TakeCheckpoint) -> Reply:
         """What fits into one reply."""
         if isinstance(asked, Has):
             return HereOrNot(asked.digest, asked.digest in self._home.files)
+        if isinstance(asked, Partial):
+            values = await self._home.partials(asked.ticket)
+            is_known = values or await self._home.knows(asked.ticket)
+            return PartialOf(asked.ticket, values) if is_known else UnknownTicket(asked.ticket)
         if isinstance(asked, TakeCheckpoint):
             try:
                 return CheckpointTaken(*await self._stager.take_checkpoint(asked.ticket))
@@ -115,7 +123,9 @@ class Desk:
 
     def receive(self, asked: Upload, changed: Callable[[], None]) -> Uploading:
         """A file that a client sends; `changed` is called when there is room for more, and at its end."""
-        return Uploading(self._home, asked, changed)
+        uploading = Uploading(self._home, asked, changed)
+        self._start(uploading.write())
+        return uploading
 
     async def _done(self, ticket: str) -> JobView | Reply:
         """The job that left files, or what is to be said in its place."""
@@ -149,7 +159,6 @@ class Uploading:
         self._came = asyncio.Event()
         #: What its client is told; None until that is known.
         self.reply: Reply | None = None
-        self._task = asyncio.ensure_future(self._write())
 
     @property
     def is_whole(self) -> bool:
@@ -176,7 +185,8 @@ class Uploading:
             self._is_aborted = True
             self._came.set()
 
-    async def _write(self) -> None:
+    async def write(self) -> None:
+        """To the disk, as it comes, to its end."""
         incoming: Incoming | None = None
         asked = self._asked
         try:

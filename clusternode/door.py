@@ -20,7 +20,7 @@ class Door:
         self,
         submit: Callable[[Event], None],
         store: SqliteStore,
-        background: Callable[[Awaitable[None]], None],
+        background: Callable[[Awaitable[None]], object],
         desk: Desk,
     ) -> None:
         self.desk = desk

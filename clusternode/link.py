@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Callable
 
-from protocol.limits import LINK_TIMEOUT
+from protocol.limits import LINK_TIMEOUT, MIB
 from protocol.messages import Message
 from runtime.connection import FrameConnection
 
@@ -17,6 +17,11 @@ log = logging.getLogger("clusternode")
 #: back all at once.
 BACKOFF_FIRST = 0.1
 BACKOFF_LAST = 1.0
+
+
+#: What other nodes asked for is answered as long as less than this waits for the load balancer: heartbeats
+#: and results come behind it.
+ROOM_BYTES = 4 * MIB
 
 
 class Link:
@@ -61,6 +66,10 @@ class Link:
     def send(self, message: Message) -> None:
         if self.connection is not None:
             self.connection.send(message)
+
+    def has_room(self) -> bool:
+        """Whether what was sent has gone, but for what is always under way. Without a link nothing waits."""
+        return self.connection is None or self.connection.backlog < ROOM_BYTES
 
     def leave(self) -> None:
         """The node stops: this end of the link is no news."""

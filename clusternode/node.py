@@ -9,8 +9,9 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from clusternode.core.events import (
     Action,
@@ -58,11 +59,13 @@ from clusternode.files.stage import Stager
 from clusternode.files.store import Files
 from clusternode.following import Follower
 from clusternode.link import Link
-from clusternode.relay import Relay
+from clusternode.relay import Refused, Relay
 from clusternode.store.sqlite import SqliteStore
+from protocol.job import JobState, Task
 from protocol.limits import CACHE_BYTES, INFO_PERIOD
 from protocol.messages import Message, RequestOfRes, ResReq, Result, Welcome, in_batches, result_size
 from protocol.relay import Ask, Told
+from protocol.replies import StatusOf
 from runtime.connection import FrameConnection
 from runtime.engine import Clock, Engine
 from runtime.lifecycle import Background, end, listen, loading, until_stopped
@@ -75,6 +78,8 @@ WORK = "work"
 EVERYWHERE, LOCAL = ("0.0.0.0", "::", ""), "127.0.0.1"
 #: Kept results are read from the store so many at a time.
 KEPT_AT_ONCE = 8
+#: Seconds that the status of a task waits for what it says of itself on another node.
+PROGRESS_PATIENCE = 1.0
 #: Tickets that jobs come after are looked up so many at a time.
 FOUND_AT_ONCE = 1000
 #: Seconds that a node which starts waits for its task modules before it says that it is ready.
@@ -130,15 +135,19 @@ class Node:
             hang_period=options.task_hang_period,
         )
         self._link = Link(options.host, options.port, self._on_up, self._on_message, self._on_down)
-        self._relay = Relay(core.identity.node_id, self._send, self._is_mine, self._background.start)
+        start = self._background.start
+        self._relay = Relay(core.identity.node_id, self._send, self._is_mine, start, self._link.has_room)
         home.serve(self._relay)
         self._home = home
         core.origin.has_file = home.files.__contains__
         self._watching = Watching(self._watch)
+        self._tasks.partial = self._hand_in
+        self._relay.serve("progress", self._progress)
         self._pool.output = self._tasks.output = self._watching.came
+        self._mover = mover = Mover(self._relay, home.files, Files(directory / "cache", CACHE_BYTES))
         self._stager = Stager(
             work / "stage",
-            Mover(self._relay, home.files, Files(directory / "cache", CACHE_BYTES)),
+            mover,
             self._spawn,
             submit,
             self._background.start,
@@ -148,7 +157,7 @@ class Node:
             checkpoint_period=options.checkpoint_period,
         )
         follower = Follower(self._relay, store, core.executor, self._watching)
-        desk = Desk(home, store, self._stager, follower)
+        desk = Desk(home, store, self._stager, follower, self._background.start)
         self.door = Door(submit, store, self._background.start, desk)
         self.engine.attach(self.door)
 
@@ -246,11 +255,38 @@ class Node:
         else:
             self._tasks.run(job)
 
+    # --- what tasks say before their end ----------------------------------------------------------
+
+    def _hand_in(self, key: tuple[str, int], number: int, value: str) -> None:
+        self._background.start(self._hand_in_partial(*key, number, value))
+
+    async def _hand_in_partial(self, ticket: str, attempt: int, number: int, value: str) -> None:
+        try:
+            await self._mover.hand_in(ticket, attempt, number, value)
+        except Refused as refused:
+            log.warning("a partial result of %s is not kept: %s", ticket, refused.reason)
+
+    async def _progress(self, asker: str, asked: Any) -> Any:
+        return self._core.executor.progress_of(str(asked))
+
+    async def _answer_with_progress(self, action: Answer, reply: StatusOf) -> None:
+        """What a task says of itself, where another node runs it."""
+        ticket = reply.job.ticket
+        with contextlib.suppress(Refused, TimeoutError, TypeError, ValueError):
+            async with asyncio.timeout(PROGRESS_PATIENCE):
+                part, words = await self._relay.ask("executor", ticket, "progress", ticket)
+            reply = replace(reply, progress=(float(part), str(words)))
+        session = self.door.get(action.client)
+        if session is not None:
+            session.answer(action.seq, reply)
+
     # --- actions ---------------------------------------------------------------------------------
 
     def _release(self, actions: list[Action]) -> None:
         for action in actions:
             match action:
+                case Answer(_, _, StatusOf() as reply) if _may_progress(reply):
+                    self._background.start(self._answer_with_progress(action, reply))
                 case Answer(client, seq, reply):
                     session = self.door.get(client)
                     if session is not None:
@@ -311,6 +347,11 @@ class Node:
             await asyncio.sleep(INFO_PERIOD)
 
 
+def _may_progress(reply: StatusOf) -> bool:
+    is_running = reply.job.state is JobState.RUNNING and reply.job.node is not None
+    return is_running and reply.progress is None and isinstance(reply.job.spec, Task)
+
+
 async def found_in(store: SqliteStore, tickets: Sequence[str]) -> dict[str, str | None]:
     """How these tickets ended, piece by piece: commits get their turn in between."""
     outcomes: dict[str, str | None] = {}
@@ -353,7 +394,7 @@ async def serve(stop: asyncio.Event, options: Options, directory: Path) -> None:
                 for ticket, place in core.origin.to_count().items()
             }
             del open_jobs, kept  # or they would stay as well
-        home = Home(directory, options.max_result_bytes, core.origin.spec_of)
+        home = Home(directory, options.max_result_bytes, core.origin.spec_of, store.knows)
         await asyncio.to_thread(home.forget_all_but, core.origin.open)
         node = Node(core, options, store, clock, directory, home)
         node.engine.submit(Found(AT_START, awaited, counts))

@@ -25,6 +25,8 @@ PATIENCE = 30.0
 #: Questions of other nodes that are answered at once; the next ones wait. Those whose answer may be held back
 #: are counted by themselves.
 SERVED_AT_ONCE, HELD_AT_ONCE = 64, 2000
+#: Seconds between two looks whether there is room on the link for an answer.
+ROOM_LOOK = 0.005
 REFUSED, FAULT = 400, 500
 
 
@@ -48,10 +50,12 @@ class Relay:
         node_id: str,
         send: Callable[[Ask | Told], bool],
         is_mine: Callable[[str, str], bool],
-        start: Callable[[Awaitable[None]], None],
+        start: Callable[[Awaitable[None]], object],
+        has_room: Callable[[], bool],
     ) -> None:
         """`send` is false while there is no load balancer; `is_mine(whom, name)`: that is this node; `start`
-        runs a coroutine in the background."""
+        runs a coroutine in the background; `has_room`: what was sent before has gone."""
+        self._has_room = has_room
         self._node_id = node_id
         self._send = send
         self._is_mine = is_mine
@@ -104,13 +108,21 @@ class Relay:
                 answer.set_result(Told(0, "", AWAY, b"the link to the ReverseProxy ended"))
 
     async def _answer(self, ask: Ask) -> None:
+        known = self._handlers.get(ask.what)
+        if known is None:
+            reason = f"this node does not know what {ask.what[:40]!r} is"
+            self._send(Told(ask.number, ask.name, REFUSED, reason.encode()))
+            return
+        handler, at_once = known
+        async with at_once:
+            told = await self._told(ask, handler)
+            while not self._has_room():  # noqa: ASYNC110, nobody tells when the kernel takes bytes
+                await asyncio.sleep(ROOM_LOOK)
+            self._send(told)
+
+    async def _told(self, ask: Ask, handler: Handler) -> Told:
         try:
-            known = self._handlers.get(ask.what)
-            if known is None:
-                raise Refused(REFUSED, f"this node does not know what {ask.what[:40]!r} is")
-            handler, at_once = known
-            async with at_once:
-                status, body = OK, bytes(msgpack.packb(await handler(ask.name, unpacked(ask.body))))
+            status, body = OK, bytes(msgpack.packb(await handler(ask.name, unpacked(ask.body))))
             if len(body) > RELAY_LIMIT:
                 raise Refused(FAULT, f"the answer is over {RELAY_LIMIT} bytes")
         except Refused as refused:
@@ -120,7 +132,7 @@ class Relay:
         except Exception as error:  # of a question that another program asked wrongly
             log.warning("what another node asked (%s) has no answer: %s", ask.what, one_line(error))
             status, body = FAULT, b"a fault of its own"
-        self._send(Told(ask.number, ask.name, status, body))
+        return Told(ask.number, ask.name, status, body)
 
 
 def unpacked(body: bytes) -> Any:

@@ -1,12 +1,13 @@
 """What a user of Evenly imports and runs. It talks to the two programs, and never imports them.
 
-from evenly import progress, task                              # to write tasks
+from evenly import checkpoint, partial, progress, task         # to write tasks
 from evenly import AsyncClient, Client, ClusterExecutor        # to submit jobs
 """
 
 from typing import TYPE_CHECKING, Any
 
-from evenly.tasks import progress, task
+from evenly.checkpoints import CheckpointError, checkpoint
+from evenly.tasks import partial, progress, task
 
 if TYPE_CHECKING:
     from evenly.client import (
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncClient",
     "CallFailed",
+    "CheckpointError",
     "Chunk",
     "Client",
     "ClientClosed",
@@ -49,6 +51,8 @@ __all__ = [
     "Status",
     "TransferFailed",
     "UnknownTicket",
+    "checkpoint",
+    "partial",
     "progress",
     "task",
 ]

@@ -42,9 +42,11 @@ def compress(
 ) -> list[dict[str, Any]]:
     """Each image with its sides times `ratio`, as JPEG of that quality (PNG where it is transparent).
 
-    The results go into `directory`, or beside the originals, as `NAME.small.jpg`; nothing is written over an
-    original. Returns for each: source, path, width, height, bytes before and after.
+    The results go into `directory`, else into the job's result directory, else beside the originals, as
+    `NAME.small.jpg`; nothing is written over an original. Returns for each: source, path, width, height,
+    bytes before and after.
     """
+    directory = directory or os.environ.get("EVENLY_RESULT_DIR")
     if not 0 < ratio <= 1:
         raise ValueError(f"ratio is more than 0 and at most 1: not {ratio}")
     if not 1 <= quality <= 95:

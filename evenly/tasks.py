@@ -16,13 +16,14 @@ take their arguments by name, may be `async`, and return what JSON can say.
 from __future__ import annotations
 
 import inspect
+import json
 import types
 import typing
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 from protocol.fields import is_name
-from protocol.limits import NAME_LIMIT
+from protocol.limits import NAME_LIMIT, PARTIAL_LIMIT
 from protocol.tasks import KINDS, Parameter, Signature
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -67,6 +68,27 @@ def progress(part: float, text: str = "") -> None:
     if not 0 <= part <= 1:
         raise ValueError(f"progress is a part of 1, from 0 to 1: not {part!r}")
     _latest = float(part), str(text)[:PROGRESS_TEXT].encode("utf-8", "replace").decode()
+
+
+def partial(value: Any) -> None:
+    """Hands out a part of the result: kept as it comes, and read by `partial TICKET` before the end.
+
+    `value` is what JSON can say, at most 64 KiB of it. It returns at once.
+
+    Raises:
+        TypeError, ValueError: where JSON cannot say it, or it is too large.
+        RuntimeError: outside a task.
+    """
+    text = json.dumps(value, allow_nan=False)
+    if len(text) > PARTIAL_LIMIT:
+        raise ValueError(f"a partial result is at most {PARTIAL_LIMIT} characters of JSON, not {len(text)}")
+    if hand_out is None:
+        raise RuntimeError("there is no task here whose partial result this could be")
+    hand_out(text)
+
+
+#: Takes partial results on their way, in a worker.
+hand_out: Callable[[str], None] | None = None
 
 
 def take_progress() -> tuple[float, str] | None:

@@ -28,6 +28,7 @@ from importlib.metadata import EntryPoint, entry_points
 from types import TracebackType
 from typing import Any
 
+import evenly.tasks
 from evenly.tasks import registry, signature_of, take_progress
 from protocol.limits import JSON_DEPTH_LIMIT, KIB, VALUE_LIMIT
 from protocol.tasks import depth_of
@@ -67,6 +68,12 @@ class Link:
         with self._lock:
             if self.is_busy:
                 self._write(("beat", take_progress()))
+
+    def hand_out(self, text: str) -> None:
+        """A partial result of the task that runs; of one that has ended it is nobody's."""
+        with self._lock:
+            if self.is_busy:
+                self._write(("partial", text))
 
     def finish(self, *message: Any) -> None:
         """The last word about a task."""
@@ -283,6 +290,7 @@ def main() -> None:
     # Arguments are ours; a task module that reads them finds none.
     sys.argv[1:] = []
     link = Link(int(number))
+    evenly.tasks.hand_out = link.hand_out
     failures = load(link, modules, json.loads(skipped))
     signatures = {name: signature_of(function).pack() for name, function in registry.items()}
     link.send("ready", signatures, failures)

@@ -20,6 +20,7 @@ from loadbalancer.core.events import (
     LinkLost,
     Log,
     MessageReceived,
+    PassOn,
     Send,
     StrangerAsked,
     Tick,
@@ -31,13 +32,17 @@ from loadbalancer.store import Store
 from loadbalancer.store.sqlite import SqliteStore
 from protocol.errors import ProtocolError
 from protocol.job import Ended
-from protocol.limits import HELLO_TIMEOUT, STRANGER_FRAME_LIMIT, STRANGERS_LIMIT
+from protocol.limits import HELLO_TIMEOUT, LINK_BUFFER_LIMIT, STRANGER_FRAME_LIMIT, STRANGERS_LIMIT
 from protocol.messages import Hello, Message, Query, RequestOfRes, ResReq, Result, in_batches
+from protocol.relay import AWAY, Ask, Told
 from runtime.connection import FrameConnection
 from runtime.engine import Clock, Engine
 from runtime.lifecycle import Background, end, listen, loading, until_stopped
 
 log = logging.getLogger("loadbalancer")
+
+#: While so much waits for a node to take it, no question is passed on to it: far below what costs its link.
+PASSED_ON_BYTES = LINK_BUFFER_LIMIT // 8
 
 
 class Session:
@@ -161,6 +166,8 @@ class Server:
             match action:
                 case Send(_, message):
                     session.connection.send(message)
+                case PassOn(_, ask, back):
+                    self._pass_on(session, ask, back)
                 case Deliver():
                     self._background.start(self._deliver(session, action))
                 case Accept(_, name):
@@ -168,6 +175,13 @@ class Server:
                 case Close(_, at_once):
                     close = session.connection.abort if at_once else session.connection.close
                     close("closed by the load balancer")
+
+    def _pass_on(self, session: Session, ask: Ask, back: int) -> None:
+        """What nodes bring one another must not cost a slow one its link."""
+        if session.connection.backlog < PASSED_ON_BYTES:
+            session.connection.send(ask)
+        elif (asker := self._sessions.get(back)) is not None:
+            asker.connection.send(Told(ask.number, "", AWAY, b"its node is busy"))
 
     async def _deliver(self, session: Session, action: Deliver) -> None:
         asking = list(action.tickets)

@@ -90,6 +90,13 @@ class Tail:
 
 
 @dataclass(frozen=True, slots=True)
+class Partial:
+    """What a task has handed out so far."""
+
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
 class TakeCheckpoint:
     """Asked by a job of the node that runs it."""
 
@@ -156,6 +163,7 @@ Request = (
     | Has
     | Fetch
     | Tail
+    | Partial
     | TakeCheckpoint
     | Subscribe
     | Unsubscribe
@@ -186,6 +194,7 @@ tail <ticket>           its output as it comes, until it is done
 fetch <ticket>          the files that it left; with the path of one, that file
 upload <bytes> <sha256> so many bytes that follow the line, for run --file NAME=<sha256>
 has <sha256>            whether such a file is here
+partial <ticket>        the partial results of a task, before its end as well
 checkpoint <ticket>     from within a job: take its checkpoint now
 subscribe <tag>         from here on a line for each job with that tag that ends; * for all
 unsubscribe             no more of them
@@ -395,6 +404,7 @@ _COMMANDS: dict[str, Callable[[str], Request]] = {
     "has": _has,
     "fetch": _fetch,
     "tail": _tail,
+    "partial": _of_ticket("partial", Partial),
     "checkpoint": _of_ticket("checkpoint", TakeCheckpoint),
     "subscribe": _subscribe,
     "unsubscribe": _alone("unsubscribe", Unsubscribe()),

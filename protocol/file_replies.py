@@ -38,7 +38,15 @@ class CheckpointTaken:
     size: int
 
 
-FileReply = Uploaded | HereOrNot | FilesOf | CheckpointTaken
+@dataclass(frozen=True, slots=True)
+class PartialOf:
+    """(attempt, value) of what a task has handed out, in order."""
+
+    ticket: str
+    values: Sequence[tuple[int, Any]]
+
+
+FileReply = Uploaded | HereOrNot | FilesOf | CheckpointTaken | PartialOf
 
 
 def files_fields(files: Sequence[ResultFile]) -> list[dict[str, Any]]:
@@ -51,10 +59,17 @@ def _files_text(reply: FilesOf) -> bytes:
     return f"Files: {len(reply.files)}, {total} bytes\n{rows}.\n".encode()
 
 
+def _partial_text(reply: PartialOf) -> bytes:
+    # None begins with a dot: JSON has no such value.
+    rows = "".join(json.dumps(value) + "\n" for _, value in reply.values)
+    return f"Partial: {len(reply.values)}\n{rows}.\n".encode()
+
+
 TEXT: dict[type, Callable[[Any], bytes]] = {
     Uploaded: lambda reply: f"Uploaded: {reply.digest}\n".encode(),
     HereOrNot: lambda reply: f"{'Here' if reply.is_here else 'Not here'}: {reply.digest}\n".encode(),
     FilesOf: _files_text,
+    PartialOf: _partial_text,
     CheckpointTaken: lambda reply: f"Checkpoint: {reply.files} files, {reply.size} bytes\n".encode(),
 }
 
@@ -65,6 +80,10 @@ JSON: dict[type, Callable[[Any], dict[str, Any]]] = {
         "ticket": reply.ticket,
         "result_dir": reply.result_dir or None,
         "files": files_fields(reply.files),
+    },
+    PartialOf: lambda reply: {
+        "ticket": reply.ticket,
+        "partial": [{"attempt": attempt, "value": value} for attempt, value in reply.values],
     },
     CheckpointTaken: lambda reply: {"checkpoint": {"files": reply.files, "bytes": reply.size}},
 }

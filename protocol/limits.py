@@ -70,6 +70,9 @@ ARRAY_BYTES = 32 * MIB
 ARRAY_PAGE = 1000
 #: What a task returned, as JSON text, at most: what is more belongs into a file.
 VALUE_LIMIT = 256 * KIB
+#: A partial result of a task, as JSON text, and all those of one task.
+PARTIAL_LIMIT = 64 * KIB
+PARTIALS_BYTES = 16 * MIB
 #: Objects and arrays within one another, in a payload or a value: no reader of JSON gives up at so few.
 JSON_DEPTH_LIMIT = 64
 #: `--memory` at least, or no program could start; at most: more than any machine has.

@@ -45,6 +45,11 @@ class FrameConnection(asyncio.BufferedProtocol):
         name = self._transport.get_extra_info("peername") if self._transport else None
         return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "unknown"
 
+    @property
+    def backlog(self) -> int:
+        """Bytes that were sent and that the peer has not taken yet."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
     def send(self, message: Message) -> None:
         """Sends, or does nothing once the connection is closing."""
         transport = self._transport

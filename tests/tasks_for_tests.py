@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-from evenly import progress, task
+from evenly import checkpoint, partial, progress, task
 
 #: What a test does not end itself ends by then.
 LONG = 600.0
@@ -118,3 +118,21 @@ def leave_behind(marker: str) -> int:
         subprocess.Popen(["sh", "-c", line], start_new_session=session)
     subprocess.run(["sh", "-c", f"(setsid sh -c '{line}' &)"], check=True)
     return os.getpid()
+
+
+@task
+def steps(count: int, gate: str) -> list[int]:
+    """One value a step; goes on where an earlier attempt stopped. Returns what it did itself.
+
+    It stops at every step until there is a file `gate`, or one that begins so and ends with the step.
+    """
+    place = Path(os.environ["EVENLY_CHECKPOINT_DIR"]) / "step"
+    first = int(place.read_text()) if place.exists() else 0
+    for step in range(first, count):
+        while not (Path(gate).exists() or Path(f"{gate}{step}").exists()):
+            time.sleep(0.01)
+        partial({"step": step})
+        progress(step / count, f"step {step}")
+        place.write_text(str(step + 1))
+        checkpoint()
+    return [first, count]

@@ -160,7 +160,7 @@ class Pool:
         node_id: str,
         offset: float,
         tell: Callable[[FromHelpers], None],
-        start: Callable[[Any], None],
+        start: Callable[[Any], object],
     ) -> None:
         """`directory` holds the jobs' working directories. `offset` turns monotonic seconds into the
         node's clock, `start` runs a coroutine in the background."""

@@ -10,6 +10,7 @@ only the standard library and what helpers have is here. Code of tasks runs in t
                          ("kill", key), ("watch", key), ("unwatch", key)
     supervisor -> node   ("ready", {task: its signature, packed}, [what could not be loaded]), once
                          ("progress", key, part of 1, words)
+                         ("partial", key, number of it in this attempt, value as JSON text)
                          ("output", key, 1 for stdout or 2, offset, bytes), while it is watched
                          ("ended", key, started, finished, exit code or None, timed out, stdout, stderr,
                           stdout bytes in all, stderr bytes in all, reason, value as JSON text)
@@ -18,6 +19,7 @@ only the standard library and what helpers have is here. Code of tasks runs in t
     worker -> supervisor ("loading", source), before each; then
                          ("ready", {task: its signature, packed}, [what could not be loaded])
                          ("beat", (part of 1, words) or None), every second of a task
+                         ("partial", value as JSON text)
                          ("returned", is fit, value as JSON text) or ("raised", is fit, last line)
 
 The invariant is the helper's: when "ended" is sent, or this process ends because the node has, no process of
@@ -115,6 +117,8 @@ class Task:
         #: A worker has it.
         self.is_running = False
         self.starts = 0
+        #: Partial results that it has handed out.
+        self.partials = 0
         self.began = 0.0
         self.timed_out = False
         #: How its worker died last, and that it was we who wanted it.
@@ -339,6 +343,9 @@ class Supervisor:
         elif what == "beat":
             if message[1] is not None:
                 self._control.send("progress", task.key, *message[1])
+        elif what == "partial":
+            self._control.send("partial", task.key, task.partials, message[1])
+            task.partials += 1
         elif what == "returned":
             worker.is_worn |= not message[1]
             self._finish(0, self._how_often(task), message[2])

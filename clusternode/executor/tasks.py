@@ -38,7 +38,7 @@ class TaskPool(Pool):
         node_id: str,
         offset: float,
         tell: Callable[[FromHelpers | TasksKnown], None],
-        start: Callable[[Any], None],
+        start: Callable[[Any], object],
         *,
         modules: str,
         most_tasks: int,
@@ -52,6 +52,8 @@ class TaskPool(Pool):
             *(command, modules, self._environment, os.getcwd(), str(self._directory)),
             *(most_tasks, hang_period),
         )
+        #: Who takes partial results: (key, number, value as JSON text).
+        self.partial: Callable[[tuple[str, int], int, str], None] = lambda *_: None
         #: Set once it is known which tasks there are.
         self.known = asyncio.Event()
         self._came_up = asyncio.Event()
@@ -102,6 +104,8 @@ class TaskPool(Pool):
         """Takes in what is no end of a task."""
         if message[0] == "ready":
             self._learn(*message[1:])
+        elif message[0] == "partial":
+            self.partial(tuple(message[1]), *message[2:])
         elif message[0] == "progress":
             self._news.append(Progressed(*message[1], *message[2:]))
         else:

@@ -5,6 +5,7 @@ Other nodes ask for pieces of them and bring them in pieces. A file is where it 
     files/         uploads and results, by digest
     results/NAME   what jobs with --result-dir NAME left, by its path: other names of the same files
     checkpoints/   of each open job that has one: its files by digest, and which of them it is
+    partials/      partial results of tasks
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import msgpack
 
+from clusternode.files.partials import Partials, TooMuch
 from clusternode.files.store import Files, Incoming, Mismatch, sync_directory
 from clusternode.relay import REFUSED, Refused, Relay
 from protocol.errors import ProtocolError
@@ -38,8 +40,20 @@ CONFLICT, WRONG = 409, 422
 
 
 class Home:
-    def __init__(self, directory: Path, most_bytes: int, spec_of: Callable[[str], JobSpec | None]) -> None:
-        """`most_bytes`: of one job; `spec_of` knows the open tickets of this node. Raises StartError."""
+    def __init__(
+        self,
+        directory: Path,
+        most_bytes: int,
+        spec_of: Callable[[str], JobSpec | None],
+        knows: Callable[[str], Awaitable[bool]],
+    ) -> None:
+        """`most_bytes`: of one job; `spec_of` knows the open tickets of this node, `knows` all of them.
+
+        Raises StartError.
+        """
+        self.knows = knows
+        self._partials = Partials(directory / "partials")
+        self._one_at_a_time = asyncio.Lock()
         self.files = Files(directory / "files")
         self._results = directory / "results"
         self._checkpoints = directory / "checkpoints"
@@ -55,6 +69,7 @@ class Home:
         relay.serve("put", self._put)
         relay.serve("keep", self._keep)
         relay.serve("resume", self._resume)
+        relay.serve("partial", self._partial)
 
     def forget(self, ticket: str) -> None:
         """It is done: it goes on from nothing any more. Blocks."""
@@ -74,10 +89,10 @@ class Home:
     async def _piece(self, asker: str, asked: Any) -> bytes:
         """Of a file that a job brings along, or goes on from."""
         match asked:
-            case (str(ticket), str(digest), int(offset)) if is_digest(digest) and offset >= 0:
-                files = self.files if not ticket else self._space(ticket)
-                if digest not in files:
-                    raise Refused(NOT_FOUND, f"there is no file {digest}")
+            case (str(ticket), str(digest), int(offset)) if 0 <= offset < 2**62:
+                files = self._known_space(ticket) if ticket else self.files
+                if files is None or digest not in files:
+                    raise Refused(NOT_FOUND, f"there is no file {digest[:64]}")
                 return await asyncio.to_thread(files.piece, digest, offset, PIECE_BYTES)
         raise _strange()
 
@@ -147,6 +162,26 @@ class Home:
         found = await asyncio.to_thread(self._checkpoint, asked)
         return found[1] if found is not None else ()
 
+    async def _partial(self, asker: str, asked: Any) -> None:
+        """A partial result of a task; no other comes before it is kept."""
+        match asked:
+            case (str(ticket), int(attempt), int(number), str(value)) if is_ticket(ticket):
+                if not await self.knows(ticket):
+                    raise Refused(NOT_FOUND, "this ticket is not of this node")
+                async with self._one_at_a_time:
+                    try:
+                        await asyncio.to_thread(self._partials.keep, ticket, attempt, number, value)
+                    except TooMuch as fault:
+                        raise Refused(NO_ROOM, str(fault)) from None
+                return
+        raise _strange()
+
+    async def partials(self, ticket: str) -> list[tuple[int, Any]]:
+        """(attempt, value) of the partial results of this ticket, in order."""
+        async with self._one_at_a_time:
+            kept = await asyncio.to_thread(self._partials.read, ticket)
+        return [(attempt, value) for attempt, _, value in kept]
+
     # --- inside ----------------------------------------------------------------------------------
 
     def _begin(self, key: tuple[str, str, str], files: Files, size: int) -> None:
@@ -173,6 +208,11 @@ class Home:
         if where == CHECKPOINT and extras is not None and extras.checkpoint:
             return self._space(ticket)
         raise Refused(REFUSED, f"this job has no {where[:20]} to bring")
+
+    def _known_space(self, ticket: str) -> Files | None:
+        """Where its checkpoint is, if it has one."""
+        is_there = is_ticket(ticket) and (self._checkpoints / ticket).is_dir()
+        return self._space(ticket) if is_there else None
 
     def _space(self, ticket: str) -> Files:
         if not is_ticket(ticket):

@@ -13,12 +13,16 @@ from clusternode.files.tree import Found
 from clusternode.relay import Refused, Relay
 from protocol.job import ResultFile
 from protocol.limits import PIECE_BYTES
-from protocol.relay import AWAY
+from protocol.relay import AWAY, NO_ROOM
 
 #: Seconds until an origin that is away is asked again: doubled from the first to the last.
 AGAIN_FIRST, AGAIN_LAST = 0.1, 3.0
 #: Pieces of one file asked for at once: the way to and fro costs more than the pieces.
 AHEAD = 4
+#: And of all files together, either way: so much is under way on the link at most, and all else goes on.
+PIECES_AT_ONCE = 16
+#: Partial results of one job that wait for their origin; more are not kept.
+PARTIALS_WAITING = 1000
 #: A file that the origin does not know the beginning of is brought anew so often.
 ANEW = 10
 
@@ -31,7 +35,10 @@ class Mover:
         self._relay = relay
         self._home = home
         self._cache = cache
+        self._pieces = asyncio.Semaphore(PIECES_AT_ONCE)
         self._fetching: dict[str, asyncio.Task[None]] = {}
+        #: By ticket: whose turn it is to come home, and how many partial results wait.
+        self._handing_in: dict[str, tuple[asyncio.Lock, int]] = {}
 
     async def fetch(self, ticket: str, digest: str) -> Files:
         """Where a file is that this job brings along, once it is here; it comes once for all jobs.
@@ -47,10 +54,15 @@ class Mover:
             if task is None:
                 task = asyncio.ensure_future(self._fetch_into(self._cache, ticket, "", digest))
                 self._fetching[digest] = task
-                task.add_done_callback(lambda _: self._fetching.pop(digest, None))
+                task.add_done_callback(lambda _: self._fetched(digest))
             # One of those who wait may be cancelled; the others still want it.
             await asyncio.shield(task)
         return self._cache
+
+    def _fetched(self, digest: str) -> None:
+        task = self._fetching.pop(digest)
+        if not task.cancelled():
+            task.exception()  # for those who still wait; where nobody does, it is no news
 
     async def fetch_to(self, ticket: str, file: ResultFile, target: Path) -> None:
         """A file of the job's checkpoint. Raises as `fetch`."""
@@ -84,6 +96,21 @@ class Mover:
         kept = (where, ticket, attempt, tuple(tuple(each) for each in files))
         await self._patiently(lambda: self._relay.ask("origin", ticket, "keep", kept))
 
+    async def hand_in(self, ticket: str, attempt: int, number: int, value: str) -> None:
+        """A partial result comes home, after those of its job that came before. Raises Refused."""
+        turn, waiting = self._handing_in.get(ticket, (asyncio.Lock(), 0))
+        if waiting >= PARTIALS_WAITING:
+            raise Refused(NO_ROOM, f"{PARTIALS_WAITING} of its partial results wait already")
+        self._handing_in[ticket] = turn, waiting + 1
+        asked = (ticket, attempt, number, value)
+        try:
+            async with turn:
+                await self._patiently(lambda: self._relay.ask("origin", ticket, "partial", asked))
+        finally:
+            turn, waiting = self._handing_in.pop(ticket)
+            if waiting > 1:
+                self._handing_in[ticket] = turn, waiting - 1
+
     # --- inside ----------------------------------------------------------------------------------
 
     async def _bring_file(self, where: str, ticket: str, digest: str, at: Path, size: int) -> None:
@@ -94,7 +121,7 @@ class Mover:
                     while True:
                         data = await asyncio.to_thread(file.read, PIECE_BYTES)
                         piece = (where, ticket, digest, size, offset, data)
-                        there = await self._patiently(lambda: self._relay.ask("origin", ticket, "put", piece))  # noqa: B023
+                        there = await self._put(ticket, piece)
                         offset += len(data)
                         if there >= size:
                             return
@@ -103,6 +130,13 @@ class Mover:
             except Refused as refused:
                 if refused.status != CONFLICT or tries == ANEW - 1:
                     raise
+
+    async def _put(self, ticket: str, piece: tuple[Any, ...]) -> int:
+        return int(await self._patiently(lambda: self._ask_for_piece(ticket, "put", piece)))
+
+    async def _ask_for_piece(self, ticket: str, what: str, asked: tuple[Any, ...]) -> Any:
+        async with self._pieces:
+            return await self._relay.ask("origin", ticket, what, asked)
 
     async def _fetch_into(self, files: Files, ticket: str, space: str, digest: str) -> None:
         """Some pieces are always under way; the last one is shorter than the others, or empty."""
@@ -131,7 +165,7 @@ class Mover:
 
     async def _piece(self, ticket: str, space: str, digest: str, offset: int) -> bytes:
         asked = (space, digest, offset)
-        data = await self._patiently(lambda: self._relay.ask("origin", ticket, "piece", asked))
+        data = await self._patiently(lambda: self._ask_for_piece(ticket, "piece", asked))
         if not isinstance(data, bytes):
             raise Refused(CONFLICT, "a piece that is no bytes")
         return data

@@ -11,10 +11,10 @@ Jobs without files never come here.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import shutil
+import sysconfig
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from itertools import count
@@ -33,6 +33,8 @@ log = logging.getLogger("clusternode")
 Key = tuple[str, int]
 #: As a shell has it, of a command that could not be started.
 NOT_STARTED = 126
+#: Takes a checkpoint from within a job.
+COMMAND = "evenly-checkpoint"
 #: A checkpoint whose files change while they are copied is taken again so often.
 TAKES = 3
 
@@ -71,7 +73,7 @@ class Stager:
         mover: Mover,
         spawn: Callable[[Spawn | SpawnTask], None],
         submit: Callable[[Event], None],
-        start: Callable[[Awaitable[None]], None],
+        start: Callable[[Awaitable[None]], asyncio.Task[None]],
         now: Callable[[], float],
         *,
         address: str,
@@ -100,8 +102,7 @@ class Stager:
         assert job.extras is not None
         stage = Stage(self._directory / f"{key[0]}.{key[1]}", job.extras)
         self._stages[key] = stage
-        stage.preparing = asyncio.ensure_future(self._prepare(job, stage))
-        self._start(_quietly(stage.preparing))
+        stage.preparing = self._start(self._prepare(job, stage))
 
     def kill(self, ticket: str, attempt: int) -> bool:
         """Ends it where it has not started; False where it has, or is not here."""
@@ -132,14 +133,15 @@ class Stager:
             self._end(key, None, f"its files could not be kept here: {error.strerror} ({error.filename})")
             return
         if extras.checkpoint:
-            stage.periodic = asyncio.ensure_future(self._take_for_ever(job.ticket, job.attempt, stage))
-            self._start(_quietly(stage.periodic))
+            stage.periodic = self._start(self._take_for_ever(job.ticket, job.attempt, stage))
         self._spawn(self._staged(job, stage))
 
     def _staged(self, job: Spawn | SpawnTask, stage: Stage) -> Spawn | SpawnTask:
         """It, with what it is to find."""
         extras = stage.extras
         variables = {"EVENLY_NODE": self._address}
+        if extras.checkpoint and (path := _with_scripts()):
+            variables["PATH"] = path
         if extras.result_dir:
             variables["EVENLY_RESULT_DIR"] = str(stage.results)
         if extras.checkpoint:
@@ -172,8 +174,7 @@ class Stager:
     def ship(self, ticket: str, attempt: int) -> None:
         """Brings home what it has left; Shipped follows."""
         stage = self._stages[ticket, attempt]
-        stage.shipping = asyncio.ensure_future(self._ship((ticket, attempt), stage))
-        self._start(_quietly(stage.shipping))
+        stage.shipping = self._start(self._ship((ticket, attempt), stage))
 
     def unship(self, ticket: str, attempt: int) -> None:
         """Nobody wants it any more."""
@@ -250,6 +251,14 @@ class Stager:
         raise AssertionError
 
 
+def _with_scripts() -> str:
+    """The PATH with `evenly-checkpoint` on it; empty where it is on it, or not to be had."""
+    scripts = sysconfig.get_path("scripts")
+    if shutil.which(COMMAND) or not os.access(os.path.join(scripts, COMMAND), os.X_OK):
+        return ""
+    return f"{os.environ.get('PATH', os.defpath)}:{scripts}"
+
+
 def _make(stage: Stage) -> None:
     shutil.rmtree(stage.root, ignore_errors=True)
     stage.root.parent.mkdir(mode=0o700, exist_ok=True)
@@ -259,9 +268,3 @@ def _make(stage: Stage) -> None:
 
 def _signature(found: list[Found]) -> object:
     return [(each.path, each.size, os.stat(each.at).st_mtime_ns) for each in found]
-
-
-async def _quietly(task: asyncio.Task[None]) -> None:
-    """Its end, also where it was cancelled; what it raised is raised."""
-    with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.shield(task)

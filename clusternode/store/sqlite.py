@@ -220,6 +220,15 @@ class SqliteStore:
 
         return await self._database.read(query)
 
+    async def knows(self, ticket: str) -> bool:
+        """Whether it is of this node."""
+
+        def query(connection: sqlite3.Connection) -> bool:
+            found = connection.execute("SELECT 1 FROM tickets WHERE ticket = ?", (ticket,))
+            return found.fetchone() is not None
+
+        return await self._database.read(query)
+
     async def outcomes(self, tickets: Sequence[str]) -> dict[str, str | None]:
         """How these tickets ended; None for one that is not of this node, is open, or is damaged."""
 

@@ -67,15 +67,16 @@ class Question(Generic[T]):
         try:
             value = self.answer(reply, node)
         except EvenlyError as error:
-            self.future.set_exception(error)
+            self.fail(error)
         except (ValueError, KeyError, TypeError):
-            self.future.set_exception(EvenlyError(f"{node} answered what no node says: {reply[:60]!r}"))
+            self.fail(EvenlyError(f"{node} answered what no node says: {reply[:60]!r}"))
         else:
             self.future.set_result(value)
 
     def fail(self, error: EvenlyError) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+            self.future.exception()  # who asked may have gone; asyncio is not to complain of that
 
 
 class Listener(Protocol):
@@ -323,7 +324,7 @@ class Lane:
         if self._owed and silence > self._timeout:
             self._drop(f"no reply for {self._timeout:g} s")
         elif not self._owed and is_kept and silence > self._timeout / 2:
-            self.ask(b"json", lambda reply, node: None, is_once=True).add_done_callback(forget)
+            self.ask(b"json", lambda reply, node: None, is_once=True)
         if self._owed or is_kept:
             self._set_timer()
 
@@ -436,12 +437,6 @@ def refusal(reply: bytes) -> str:
     return (
         text if text.startswith("This node has") else f"it answers, and is no node of Evenly: {text[:60]!r}"
     )
-
-
-def forget(future: asyncio.Future[Any]) -> None:
-    """A callback for what nobody awaits: its exception is read, so that asyncio does not complain."""
-    if not future.cancelled():
-        future.exception()
 
 
 def said_of(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from evenly.client.errors import EvenlyError
-from evenly.client.lane import Lane, Question, forget
+from evenly.client.lane import Lane, Question
 from evenly.client.model import Address
 
 #: Seconds that a subscription outlives the last job that was waited for.
@@ -36,7 +36,7 @@ class Watcher:
         self._watched.setdefault(ticket, []).append(future)
         if not self._is_subscribed:
             self._is_subscribed = True
-            self.lane.ask(b"subscribe *", _nothing, is_once=True).add_done_callback(forget)
+            self.lane.ask(b"subscribe *", _nothing, is_once=True)
         return future
 
     def unwatch(self, ticket: str, future: asyncio.Future[None]) -> None:
@@ -52,7 +52,7 @@ class Watcher:
     def _unsubscribe(self) -> None:
         if self._is_subscribed and not self._watched:
             self._is_subscribed = False
-            self.lane.ask(b"unsubscribe", _nothing, is_once=True).add_done_callback(forget)
+            self.lane.ask(b"unsubscribe", _nothing, is_once=True)
 
     # --- the lane's listener -----------------------------------------------------------------------
 
@@ -66,9 +66,14 @@ class Watcher:
             return
         self._is_subscribed = bool(self._watched)
         if self._watched:
-            yield Question(b"subscribe *", _nothing, _forgotten(), is_once=True)
+            yield Question(b"subscribe *", _nothing, asyncio.get_running_loop().create_future(), is_once=True)
             for ticket in self._watched:
-                yield Question(b"result " + ticket.encode(), self._looked(ticket), _forgotten(), is_once=True)
+                yield Question(
+                    b"result " + ticket.encode(),
+                    self._looked(ticket),
+                    asyncio.get_running_loop().create_future(),
+                    is_once=True,
+                )
 
     def news(self, line: bytes) -> None:
         if line.startswith(DONE):
@@ -77,7 +82,7 @@ class Watcher:
         # Some lines were left out: any of these may have ended.
         for ticket in list(self._watched):
             question = b"result " + ticket.encode()
-            self.lane.ask(question, self._looked(ticket), is_once=True).add_done_callback(forget)
+            self.lane.ask(question, self._looked(ticket), is_once=True)
 
     def failed(self, error: EvenlyError) -> None:
         self._is_subscribed = False
@@ -86,7 +91,7 @@ class Watcher:
             for future in futures:
                 if not future.done():
                     future.set_exception(error)
-                    forget(future)
+                    future.exception()  # read, as whoever waits may have gone
 
     def _looked(self, ticket: str) -> Any:
         def answer(reply: bytes, node: Address) -> None:
@@ -104,9 +109,3 @@ class Watcher:
 
 def _nothing(reply: bytes, node: Address) -> None:
     """Of a reply that says no more than that it was done."""
-
-
-def _forgotten() -> asyncio.Future[None]:
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    future.add_done_callback(forget)
-    return future

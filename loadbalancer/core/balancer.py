@@ -29,6 +29,7 @@ from loadbalancer.core.events import (
     Log,
     MessageReceived,
     Outcome,
+    PassOn,
     Send,
     StrangerAsked,
     Tick,
@@ -443,14 +444,17 @@ class Balancer:
         if isinstance(asked, Told):
             self._prompt_to(node, asked)
         else:
-            self._prompt_to(asked, replace(ask, whom="node", name=node.node_id))
+            assert asked.link is not None
+            assert node.link is not None
+            passed = replace(ask, whom="node", name=node.node_id)
+            self._prompt.append(PassOn(asked.link, passed, node.link))
 
     def _on_told(self, node: Node, told: Told) -> None:
         asker = self.ledger.nodes.get(told.name)
         if asker is not None:
             self._prompt_to(asker, replace(told, name=node.node_id))
 
-    def _prompt_to(self, node: Node, message: Ask | Told) -> None:
+    def _prompt_to(self, node: Node, message: Told) -> None:
         if node.link is not None:
             self._prompt.append(Send(node.link, message))
 

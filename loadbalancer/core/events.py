@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from loadbalancer.core.jobs import Record
 from protocol.messages import Hello, Message, Query
+from protocol.relay import Ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,15 @@ class Send:
     message: Message
 
 
+@dataclass(frozen=True, slots=True)
+class PassOn:
+    """A question of the node on link `back`, which is told to come again where there is no room for it."""
+
+    link: int
+    ask: Ask
+    back: int
+
+
 class Stored(NamedTuple):
     """A result that is in the store."""
 
@@ -103,7 +113,7 @@ class Log:
     warning: bool = False
 
 
-Action = Send | Deliver | Accept | Close | Log
+Action = Send | PassOn | Deliver | Accept | Close | Log
 
 
 @dataclass(slots=True)

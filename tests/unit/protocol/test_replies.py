@@ -14,6 +14,7 @@ from protocol.file_replies import (
     CheckpointTaken,
     FilesOf,
     HereOrNot,
+    PartialOf,
     TailJson,
     TailText,
     Uploaded,
@@ -461,6 +462,11 @@ BY_CLASS: dict[type, st.SearchStrategy] = {
     Uploaded: st.builds(Uploaded, digests, st.integers(0)),
     HereOrNot: st.builds(HereOrNot, digests, st.booleans()),
     FilesOf: st.builds(FilesOf, any_ticket, st.just("") | names, st.lists(result_files, max_size=3)),
+    PartialOf: st.builds(
+        PartialOf,
+        any_ticket,
+        st.lists(st.tuples(st.integers(1, 9), st.none() | texts | st.floats(0, 1)), max_size=3),
+    ),
     CheckpointTaken: st.builds(CheckpointTaken, st.integers(0), st.integers(0)),
 }
 

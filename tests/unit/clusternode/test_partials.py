@@ -1,0 +1,45 @@
+"""Partial results, as their origin keeps them."""
+
+from pathlib import Path
+
+import pytest
+
+from clusternode.files.partials import Partials, TooMuch
+from protocol.limits import PARTIAL_LIMIT, PARTIALS_BYTES
+
+T = "ABCDEFGHIJ012345"
+
+
+def test_values_are_kept_in_order_and_once(tmp_path: Path) -> None:
+    partials = Partials(tmp_path / "p")
+    assert partials.read(T) == []
+    for attempt, number in ((1, 0), (1, 1), (1, 1), (1, 0), (2, 0)):
+        partials.keep(T, attempt, number, f'"{attempt}.{number}"')
+    kept = [(1, 0, "1.0"), (1, 1, "1.1"), (2, 0, "2.0")]
+    assert partials.read(T) == kept
+    # After a restart as well.
+    again = Partials(tmp_path / "p")
+    again.keep(T, 2, 0, '"2.0"')
+    again.keep(T, 2, 1, "null")
+    assert again.read(T) == [*kept, (2, 1, None)]
+
+
+def test_a_line_that_a_crash_cut_off_is_none(tmp_path: Path) -> None:
+    partials = Partials(tmp_path)
+    partials.keep(T, 1, 0, "1")
+    with (tmp_path / f"{T}.jsonl").open("ab") as file:
+        file.write(b'[1,1,"half')
+    assert partials.read(T) == [(1, 0, 1)]
+    again = Partials(tmp_path)
+    again.keep(T, 1, 1, '"whole"')
+    assert again.read(T) == [(1, 0, 1), (1, 1, "whole")]
+
+
+def test_there_is_a_bound_on_each_and_on_all(tmp_path: Path) -> None:
+    partials = Partials(tmp_path)
+    with pytest.raises(TooMuch, match=f"over {PARTIAL_LIMIT} characters"):
+        partials.keep(T, 1, 0, '"' + "x" * PARTIAL_LIMIT + '"')
+    with (tmp_path / f"{T}.jsonl").open("wb") as file:
+        file.truncate(PARTIALS_BYTES + 1)
+    with pytest.raises(TooMuch, match=f"over {PARTIALS_BYTES} bytes"):
+        partials.keep(T, 1, 0, "1")
