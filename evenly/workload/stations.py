@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from evenly.client.errors import EvenlyError, NodesUnreachable, UnknownTicket
-from evenly.client.lane import Lane, Question, forget, object_of
+from evenly.client.lane import Lane, Question, object_of
 from evenly.client.model import Address
 from evenly.workload.books import Books
 from evenly.workload.state import SUCCEEDED, UNKNOWN, End, Open
@@ -89,7 +89,6 @@ class Station:
             self._is_away = False
             self._told(f"{self.address} is back")
         future: asyncio.Future[None] = self._loop.create_future()
-        future.add_done_callback(forget)
         yield Question(b"subscribe *", self._subscribed, future, is_once=True)
 
     def news(self, line: bytes) -> None:
@@ -208,8 +207,6 @@ def end_of_result(said: dict[str, Any]) -> End:
         code, words = said.get("exit_code"), said.get("reason")
         parts = [f"exit code {code}"] if code is not None else []
         parts += [words] if words else []
-        if (array := said.get("array")) is not None:
-            parts.append(f"{array['size'] - array['succeeded']} of {array['size']} jobs did not succeed")
         reason = " ".join(", ".join(parts).split())
         lines = (said.get("stderr") or "").strip().splitlines()
         hint = " ".join(lines[-1].split())[:HINT] if lines else ""

@@ -28,7 +28,3 @@ def test_a_result_says_why() -> None:
     assert end_of_result(RESULT | said)[2:4] == ("exit code 137, killed by SIGKILL", "")
     assert end_of_result(RESULT | {"exit_code": None, "stderr": "x" * 1000})[2:4] == ("", "x" * HINT)
     assert end_of_result(RESULT | {"outcome": "succeeded", "exit_code": 0})[2:4] == ("", "")
-    array = {"size": 100, "succeeded": 95, "failed": 5}
-    assert end_of_result(RESULT | {"exit_code": None, "stderr": "", "array": array}).reason == (
-        "5 of 100 jobs did not succeed"
-    )
