@@ -46,7 +46,7 @@ from clusternode.core.events import (
     Unship,
 )
 from clusternode.core.node import Identity, NodeCore
-from clusternode.core.origin import AT_START
+from clusternode.core.submissions import AT_START
 from clusternode.desk import Desk
 from clusternode.door import Door
 from clusternode.executor.leftovers import empty_directory, kill_leftovers
@@ -310,8 +310,8 @@ class Node:
                     session = self.door.get(client)
                     if session is not None:
                         session.look_up(action)
-                case Find(number, tickets):
-                    self._background.start(self._find(number, tickets))
+                case Find(number, tickets, keys):
+                    self._background.start(self._find(number, tickets, keys))
                 case SendKept(kept, tickets):
                     self._background.start(self._send_kept(list(kept), list(tickets)))
                 case TakeBack(ticket, attempt):
@@ -328,8 +328,9 @@ class Node:
                 case Log(text, warning):
                     log.log(logging.WARNING if warning else logging.INFO, "%s", text)
 
-    async def _find(self, number: int, tickets: Sequence[str]) -> None:
-        self.engine.submit(Found(number, await found_in(self._store, tickets)))
+    async def _find(self, number: int, tickets: Sequence[str], keys: Sequence[str]) -> None:
+        known = await self._store.tickets_of(keys) if keys else {}
+        self.engine.submit(Found(number, await found_in(self._store, tickets), keys=known))
 
     async def _send_kept(self, kept: list[str], asking: list[str]) -> None:
         for start in range(0, len(kept), KEPT_AT_ONCE):

@@ -21,12 +21,13 @@ from loadbalancer.core.events import (
     Log,
     MessageReceived,
     PassOn,
+    Record,
     Send,
     StrangerAsked,
     Tick,
     Together,
 )
-from loadbalancer.core.jobs import Record
+from loadbalancer.core.keys import Keys
 from loadbalancer.core.settings import Settings
 from loadbalancer.store import Store
 from loadbalancer.store.sqlite import SqliteStore
@@ -209,9 +210,13 @@ async def serve(stop: asyncio.Event, settings: Settings, bind: str, port: int, d
         opened = await store.acquire(secrets.token_hex(8))
         with loading():
             rows = await store.load_open(opened.epoch)
-            balancer = Balancer(settings, opened.balancer_id, opened.epoch, rows, clock.now())
+            keys, last = Keys(), 0
+            while page := await store.load_keys(opened.epoch, last):
+                keys.restore(page)
+                last = page[-1].seq
+            balancer = Balancer(settings, opened.balancer_id, opened.epoch, rows, clock.now(), keys)
             found = len(rows)
-            del rows  # or they would stay as well
+            del rows, page  # or they would stay as well
         server = Server(balancer, store, clock)
         listening = await listen(server.connect, bind, port, "the first argument")
         log.info(

@@ -88,6 +88,11 @@ UPLOAD_LIMIT = 16 * GIB
 RESULT_FILES_LIMIT = 5000
 #: What an executor keeps of files that jobs brought along; the least recently used go first.
 CACHE_BYTES = 8 * GIB
+#: A key stands for its ticket at least so long after it was claimed: longer than any client tries again.
+KEY_PERIOD = 24 * 3600.0
+#: Keys that the load balancer knows at most, in about 1 GB of its memory; one more, and the oldest are
+#: forgotten before their time.
+KEYS_LIMIT = 4_000_000
 #: `--notify` at most: what servers take.
 URL_LIMIT = 2000
 #: Between SIGTERM and SIGKILL of a job that is to end.

@@ -40,9 +40,8 @@ T = TypeVar("T")
 class JobItem(NamedTuple):
     """One job of a JOB message. `attempt` is 0 when an origin hands it in, from 1 when it is to be run.
 
-    `submitted_at` is in seconds since the epoch, `body` a packed `JobSpec`; `retries`, `at_most_once`,
-    `priority` and `key` (empty for none) are those of the job, for the load balancer, which does not look
-    inside the body.
+    `submitted_at` is in seconds since the epoch, `body` a packed `JobSpec`; `retries`, `at_most_once` and
+    `priority` are those of the job, for the load balancer, which does not look inside the body.
     """
 
     ticket: str
@@ -52,7 +51,6 @@ class JobItem(NamedTuple):
     retries: int = 0
     at_most_once: bool = False
     priority: int = 0
-    key: str = ""
 
 
 class Held(NamedTuple):
@@ -400,7 +398,7 @@ def _jobs(payload: Any) -> Job:
     for row in fields.rows(payload, "jobs", BATCH_ITEMS):
         if (
             type(row) is not tuple
-            or len(row) != 8
+            or len(row) != 7
             or not is_ticket(row[0])
             or type(row[1]) is not int
             or not 0 <= row[1] <= ATTEMPT_LIMIT
@@ -412,11 +410,9 @@ def _jobs(payload: Any) -> Job:
             or type(row[5]) is not bool
             or type(row[6]) is not int
             or not -PRIORITY_LIMIT <= row[6] <= PRIORITY_LIMIT
-            or type(row[7]) is not str
-            or not (row[7] == "" or fields.is_name(row[7]))
         ):
             raise ProtocolError(
-                "a job that is not (ticket, attempt, time, bytes, retries, at most once, priority, key)"
+                "a job that is not (ticket, attempt, time, bytes, retries, at most once, priority)"
             )
         jobs.append(JobItem._make(row))
     return Job(jobs)

@@ -26,7 +26,10 @@ GOODBYE = "Come back later to check your results."
 
 @dataclass(frozen=True, slots=True)
 class TicketIssued:
+    """`node`: the name of the one that answers for it, where that is another."""
+
     ticket: str
+    node: str = ""
 
 
 class ArrayView(NamedTuple):
@@ -463,6 +466,12 @@ def _cancel_json(reply: CancelOf) -> bytes:
     return _json(value)
 
 
+def _issued_json(reply: TicketIssued) -> bytes:
+    if reply.node:
+        return _json({"ticket": reply.ticket, "node": reply.node})
+    return b'{"ticket":"' + reply.ticket.encode() + b'"}\n'
+
+
 def _nodes_json(reply: NodesAre) -> bytes:
     value: dict[str, Any] = {"nodes": list(reply.nodes)}
     return _json(value | {"note": reply.note} if reply.note else value)
@@ -473,7 +482,7 @@ def _json_of(fields: Callable[[Any], dict[str, Any]]) -> Callable[[Any], bytes]:
 
 
 _JSON: dict[type, Callable[[Any], bytes]] = {
-    TicketIssued: lambda reply: b'{"ticket":"' + reply.ticket.encode() + b'"}\n',
+    TicketIssued: _issued_json,
     ResultOf: _result_json,
     StatusOf: _status_json,
     CancelOf: _cancel_json,

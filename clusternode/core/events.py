@@ -123,12 +123,14 @@ class TasksKnown:
 class Found:
     """What the store says to `Find`, or at the start: how these tickets ended, None where it has none.
 
-    `counts`: at the start, of each open array, how many of its jobs have ended how.
+    `counts`: at the start, of each open array, how many of its jobs have ended how. `keys`: the tickets that
+    it has for keys.
     """
 
     number: int
     outcomes: Mapping[str, str | None]
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +177,27 @@ Event = (
 
 
 class Submitted(NamedTuple):
+    """`key`: the one that it came with, or empty."""
+
     seq: int
     ticket: str
     submitted_at: float
     body: bytes
+    key: str = ""
+
+
+class Withdrawn(NamedTuple):
+    """The tickets from `seq` on, so many of them, are taken back: nobody has seen them."""
+
+    seq: int
+    size: int
+
+
+class KeyFreed(NamedTuple):
+    """The key does not stand for this ticket: another one had it before."""
+
+    key: str
+    ticket: str
 
 
 class CancelAsked(NamedTuple):
@@ -204,7 +223,7 @@ class Released(NamedTuple):
     ticket: str
 
 
-Record = Submitted | CancelAsked | Done | Kept | Released
+Record = Submitted | Withdrawn | KeyFreed | CancelAsked | Done | Kept | Released
 
 
 # --- actions -------------------------------------------------------------------------------------
@@ -237,10 +256,12 @@ class LookUp:
 
 @dataclass(frozen=True, slots=True)
 class Find:
-    """Find in the store how these tickets ended, which are not open; `Found` follows."""
+    """Find in the store how these tickets ended, which are not open, and which tickets have these keys, which
+    no open one has; `Found` follows."""
 
     number: int
     tickets: Sequence[str]
+    keys: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,7 @@ from protocol.messages import (
     Welcome,
 )
 from protocol.messages import Drain as DrainMessage
+from protocol.relay import Claimed
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +108,9 @@ class NodeCore:
                 self.executor.heard(event, now, self.connected, out)
             case Shipped():
                 self.executor.shipped(event, now)
-            case Found(number, outcomes, counts):
+            case Found(counts=counts):
                 self.origin.recall(counts, now, out)
-                self.origin.found(number, outcomes, now, out)
+                self.origin.submissions.found(event, now, self.connected, out)
             case ClientGone(client):
                 self.origin.client_gone(client)
             case LinkUp():
@@ -131,7 +132,7 @@ class NodeCore:
                 return out
             case Tick():
                 self._on_tick(out)
-        self.origin.seek(out)
+        self.origin.submissions.seek(out)
         if self.connected:
             self.origin.forward(out)
         self.executor.advance(now, self.connected, out)
@@ -263,6 +264,10 @@ class NodeCore:
         self._describe()
         self.origin.questions.answered(message, out)
 
+    def _on_claimed(self, message: Claimed, out: Outcome) -> None:
+        if not self.origin.keys.claimed(message, self._now, out):
+            out.actions.append(Disconnect("the ReverseProxy answered a claim that was not made"))
+
     def _on_info(self, message: Info, out: Outcome) -> None:
         """It lives: that is all it says."""
 
@@ -314,5 +319,6 @@ _HANDLERS: dict[type, Callable[[NodeCore, Any, Outcome], None]] = {
     Cancel: NodeCore._on_cancel,
     Drop: NodeCore._on_drop,
     Answer: NodeCore._on_answer,
+    Claimed: NodeCore._on_claimed,
     Info: NodeCore._on_info,
 }

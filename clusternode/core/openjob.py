@@ -32,6 +32,7 @@ class OpenJob:
         "body",
         "cancelled",
         "has_checkpoint",
+        "key",
         "priority",
         "retries",
         "seq",
@@ -54,6 +55,7 @@ class OpenJob:
         self.tag = command.extras.tag
         self.after = command.extras.after
         self.has_checkpoint = command.extras.checkpoint
+        self.key = command.extras.key
         #: What it is, where it is one; what it is in, where it is in one.
         self.array: Array | None = None
         self.within: Array | None = None
@@ -75,7 +77,8 @@ class Stored(NamedTuple):
 
 
 class Seeking(NamedTuple):
-    """A submission that comes after tickets of which the store must say how they ended; `known`: has said."""
+    """A submission whose key the store may know, or that comes after tickets of which the store must say how
+    they ended; `known`: has said."""
 
     client: int
     line: Line

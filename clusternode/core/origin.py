@@ -17,22 +17,23 @@ from clusternode.core.events import (
     Answer,
     CancelAsked,
     Done,
-    Find,
     Forget,
     Line,
     LookUp,
     Outcome,
     Send,
-    Submitted,
     Tell,
+    Withdrawn,
 )
-from clusternode.core.openjob import OpenJob, Seeking, Stored, Waiter
+from clusternode.core.keys import Keys
+from clusternode.core.openjob import OpenJob, Stored, Waiter
 from clusternode.core.questions import Questions
+from clusternode.core.submissions import Submissions
 from clusternode.core.subscriptions import Subscriptions
-from protocol.arrays import jobs_of, size_of
+from protocol.arrays import size_of
 from protocol.dialogue import CancelJob, GetResult, Nodes, Stats, Status, Submit, Subscribe, Unsubscribe, Wait
 from protocol.errors import ProtocolError
-from protocol.job import Command, Ended, JobSpec, JobState, Task, unpack_spec
+from protocol.job import Ended, JobSpec, JobState, unpack_spec
 from protocol.job import Outcome as JobOutcome
 from protocol.limits import REQUEST_ITEMS, SUBSCRIPTIONS_LIMIT
 from protocol.messages import (
@@ -53,14 +54,9 @@ from protocol.replies import (
     ResultOf,
     StatusOf,
     Subscribed,
-    TicketIssued,
     Unsubscribed,
 )
-from protocol.tasks import Signature, fault_of
-
-#: The number of the `Found` that comes first.
-AT_START = 0
-LOADING = "The tasks of this node are still being loaded; please come back in a moment."
+from protocol.tasks import Signature
 
 
 class Origin:
@@ -70,7 +66,6 @@ class Origin:
         Raises ProtocolError if a job in the store is of another version.
         """
         self.open: dict[str, OpenJob] = {}
-        self._next_seq = next_seq
         #: This node's row of `nodes`, and its counters; kept up to date by the core before each question.
         self.own_fields: dict[str, Any] = {}
         self.stats: dict[str, Any] = {}
@@ -85,11 +80,10 @@ class Origin:
         self.stale = 0
         self.outcomes: dict[str, int] = {str(outcome): 0 for outcome in JobOutcome}
         self.questions = Questions(self)
-        self._after = After()
+        self.submissions = Submissions(self, next_seq)
+        self.keys = Keys(self)
+        self.after = After()
         self._subscriptions = Subscriptions()
-        self._seeking: list[Seeking] = []
-        self._sought: dict[int, list[Seeking]] = {}
-        self._next_find = AT_START + 1
         self._unsent: dict[str, OpenJob] = {}
         self._waiting: dict[int, set[str]] = {}
         #: Where the last REQUEST_OF_RES ended, so that each gets its turn.
@@ -114,7 +108,9 @@ class Origin:
                 job.cancelled = job.cancelled or cancelled
                 array.add([ticket])
             if job.after:
-                self._after.add(ticket, job.after)
+                self.after.add(ticket, job.after)
+            if job.key:
+                self.keys.restore(job.key, ticket)
         self._unsent = {ticket: job for ticket, job in self.open.items() if self._is_to_be_sent(ticket, job)}
 
     def spec_of(self, ticket: str) -> JobSpec | None:
@@ -137,11 +133,11 @@ class Origin:
             job.array.recall(how)
             if not job.array.open:
                 over.append(job.array.ended(job.cancelled, now))
-        self._end(over, now, out)
+        self.end(over, now, out)
 
     def to_find(self) -> list[str]:
         """At the start: the tickets whose `Found` (AT_START) is to be the first event."""
-        return [ticket for ticket in self._after.awaited() if ticket not in self.open]
+        return [ticket for ticket in self.after.awaited() if ticket not in self.open]
 
     # --- clients ---------------------------------------------------------------------------------
 
@@ -149,11 +145,7 @@ class Origin:
         """One request of a client."""
         asked = line.asked
         if isinstance(asked, Submit):
-            fault = self._fault(asked.spec)
-            if fault is not None:
-                out.actions.append(Answer(client, line.seq, Failure(fault)))
-                return
-            self._submit(client, line, asked.spec, {}, now, out)
+            self.submissions.take(client, line, asked.spec, now, connected, out)
         elif isinstance(asked, Nodes | Stats):
             self.questions.ask(client, line, connected, out)
         elif isinstance(asked, Subscribe | Unsubscribe):
@@ -166,84 +158,12 @@ class Origin:
             self._cancel(client, line, asked.ticket, open_job, now, connected, out)
         elif isinstance(asked, GetResult) and line.as_json and open_job.array is not None:
             out.actions.append(LookUp(client, line.seq, asked, asked.ticket))  # for its jobs
-        elif (isinstance(asked, Status) or line.as_json) and not self._is_held(asked.ticket, open_job):
+        elif (isinstance(asked, Status) or line.as_json) and not self._is_ours(asked.ticket, open_job):
             self.questions.ask(client, line, connected, out)
         else:
             view = self.view(asked.ticket, open_job)
             reply = StatusOf(view) if isinstance(asked, Status) else ResultOf(view)
             out.actions.append(Answer(client, line.seq, reply))
-
-    def _submit(
-        self, client: int, line: Line, spec: JobSpec, known: dict[str, str | None], now: float, out: Outcome
-    ) -> None:
-        """Gives the ticket, once each that it comes after is open, or `known` to have ended so."""
-        ticket, job = line.ticket, OpenJob(self._next_seq, now, spec, spec.pack(), False)
-        if job.after:
-            missing = [each for each in job.after if each not in self.open and each not in known]
-            if missing:
-                self._seeking.append(Seeking(client, line, spec, missing, known))
-                return
-            strange = next((each for each, outcome in known.items() if outcome is None), None)
-            if strange is not None:
-                reason = (
-                    f"--after takes a ticket of this node, which {strange} is not: nothing was submitted."
-                )
-                out.actions.append(Answer(client, line.seq, Failure(reason)))
-                return
-        self._next_seq += 1
-        self.open[ticket] = job
-        self.submitted += 1
-        out.records.append(Submitted(job.seq, ticket, now, job.body))
-        out.actions.append(Answer(client, line.seq, TicketIssued(ticket)))
-        if line.tickets:
-            assert isinstance(spec, Command)
-            self._add_array(line, spec, job, now, out)
-        if job.after:
-            self._start_after(ticket, job, known, now, out)
-        else:
-            self._hand_in(ticket)
-
-    def _start_after(
-        self, ticket: str, job: OpenJob, known: dict[str, str | None], now: float, out: Outcome
-    ) -> None:
-        bad = next((each for each, outcome in known.items() if outcome != JobOutcome.SUCCEEDED), None)
-        awaited = [each for each in job.after if each in self.open]
-        if bad is not None:
-            self._end(self._not_started(ticket, bad, known[bad], now), now, out)
-        elif awaited:
-            self._after.add(ticket, awaited)
-        else:
-            self._hand_in(ticket)
-
-    def _add_array(self, line: Line, spec: Command, parent: OpenJob, now: float, out: Outcome) -> None:
-        """Its jobs, in the same commit as itself."""
-        parent.array = array = Array(line.ticket, spec.extras.array)
-        array.add(line.tickets)
-        single, bodies = jobs_of(spec, line.ticket)
-        for ticket, body in zip(line.tickets, bodies, strict=True):
-            job = OpenJob(self._next_seq, now, single, body, False)
-            job.within = array
-            self.open[ticket] = job
-            self._next_seq += 1
-            out.records.append(Submitted(job.seq, ticket, now, job.body))
-        self.submitted += array.size
-
-    def seek(self, out: Outcome) -> None:
-        """Asks the store once for all that this step's submissions come after."""
-        if self._seeking:
-            number, self._next_find = self._next_find, self._next_find + 1
-            self._sought[number], self._seeking = self._seeking, []
-            tickets = dict.fromkeys(each for seeking in self._sought[number] for each in seeking.missing)
-            out.actions.append(Find(number, tuple(tickets)))
-
-    def found(self, number: int, outcomes: Mapping[str, str | None], now: float, out: Outcome) -> None:
-        """What the store says. It is asked again for what was open then and has ended since."""
-        if number == AT_START:
-            for ticket, outcome in outcomes.items():
-                self._end(self._follow(ticket, outcome, now), now, out)
-        for seeking in self._sought.pop(number, ()):
-            seeking.known.update((ticket, outcomes[ticket]) for ticket in seeking.missing)
-            self._submit(seeking.client, seeking.line, seeking.spec, seeking.known, now, out)
 
     def _subscribe(self, client: int, asked: Subscribe | Unsubscribe) -> Reply:
         if isinstance(asked, Unsubscribe):
@@ -252,16 +172,6 @@ class Origin:
         if self._subscriptions.add(client, asked.tag):
             return Subscribed(asked.tag)
         return Failure(f"A client has {SUBSCRIPTIONS_LIMIT} subscriptions at most; unsubscribe ends them.")
-
-    def _fault(self, spec: JobSpec) -> str | None:
-        """Why this job gets no ticket."""
-        if isinstance(spec, Command | Task):
-            for path, digest in spec.extras.files:
-                if not self.has_file(digest):
-                    return f"--file {path}: {digest} was not uploaded to this node; upload comes first."
-        if not isinstance(spec, Task):
-            return None
-        return LOADING if self.tasks is None else fault_of(self.tasks, spec.name, spec.payload)
 
     def client_gone(self, client: int) -> None:
         self._subscriptions.leave(client)
@@ -287,9 +197,9 @@ class Origin:
         out: Outcome,
     ) -> None:
         tickets = [ticket] if job.array is None else list(job.array.open)
-        if self._gate(ticket, job) in self._after:  # nobody else knows of it
+        if self._gate(ticket, job) in self.after:  # nobody else knows of it
             job.cancelled = True
-            self._end([never_started(each, now) for each in tickets], now, out)
+            self.end([never_started(each, now) for each in tickets], now, out)
             out.actions.append(LookUp(client, line.seq, CancelJob(ticket), ticket))
             return
         if not job.cancelled:
@@ -299,14 +209,15 @@ class Origin:
             self.open[each].cancelled = True
         if connected:
             # Where the JOB is still to go, the cancel goes with it.
-            self._send_cancels([each for each in tickets if each not in self._unsent], out)
+            sent = [t for t in tickets if t not in self._unsent and not self._is_held(t, self.open[t])]
+            self._send_cancels(sent, out)
             self._wait(job, ticket, Waiter(client, line.seq, True))
         else:
             reply = CancelOf(self.view(ticket, job), requested=True)
             out.actions.append(Answer(client, line.seq, reply))
 
     def view(self, ticket: str, job: OpenJob) -> JobView:
-        awaited = self._after.awaited_by(self._gate(ticket, job))
+        awaited = self.after.awaited_by(self._gate(ticket, job))
         array = None if job.array is None else job.array.view()
         state = JobState.RUNNING if array and not awaited else JobState.QUEUED
         spec = unpack_spec(job.body)
@@ -316,6 +227,7 @@ class Origin:
 
     def link_up(self, out: Outcome) -> None:
         """Hands in again whatever is not acknowledged, and every cancel that has no result yet."""
+        self.keys.link_up()
         self._unsent = {ticket: job for ticket, job in self.open.items() if self._is_to_be_sent(ticket, job)}
         self.forward(out)
         self._send_cancels((ticket for ticket, job in self.open.items() if job.cancelled and job.acked), out)
@@ -324,8 +236,12 @@ class Origin:
         return not job.acked and not self._is_held(ticket, job)
 
     def _is_held(self, ticket: str, job: OpenJob) -> bool:
-        """The load balancer is told nothing of it: it waits for others, or is an array."""
-        return job.array is not None or self._gate(ticket, job) in self._after
+        """The load balancer is told nothing of it yet."""
+        return self._is_ours(ticket, job) or self._gate(ticket, job) in self.keys.unclaimed
+
+    def _is_ours(self, ticket: str, job: OpenJob) -> bool:
+        """Nobody else knows of it: it waits for others, or is an array."""
+        return job.array is not None or self._gate(ticket, job) in self.after
 
     def _gate(self, ticket: str, job: OpenJob) -> str:
         """Whose waiting holds it up: the jobs of an array have none of their own."""
@@ -333,6 +249,7 @@ class Origin:
 
     def link_down(self, out: Outcome) -> None:
         self.questions.link_down(out)
+        self.keys.link_down(out)
         for ticket, job in self.open.items():
             if job.waiters and any(waiter.cancels for waiter in job.waiters):
                 self._release_cancels(ticket, job, out)
@@ -347,6 +264,7 @@ class Origin:
 
     def forward(self, out: Outcome) -> None:
         """Hands in what was not yet sent on this link."""
+        self.keys.forward(out)
         if not self._unsent:
             return
         unsent, self._unsent = self._unsent, {}
@@ -369,8 +287,13 @@ class Origin:
         """The load balancer has nothing of these: hand them in again."""
         for ticket in tickets:
             job = self.open.get(ticket)
-            if job is not None and not self._is_held(ticket, job):
-                job.acked = False
+            if job is None or self._is_ours(ticket, job):
+                continue
+            job.acked = False
+            gate = self._gate(ticket, job)
+            if key := self.open[gate].key:
+                self.keys.ask_again(key, gate)
+            else:
                 self._unsent[ticket] = job
 
     def results(self, results: Iterable[Ended], now: float, out: Outcome) -> None:
@@ -382,17 +305,19 @@ class Origin:
             if job is None or job.array is not None:
                 self.stale += 1  # a repetition
             else:
-                self._end([ended], now, out)
+                self.end([ended], now, out)
         if acks:
             out.actions.append(Send(AckResults(acks)))
 
-    def _end(self, ending: list[Ended], now: float, out: Outcome) -> None:
+    def end(self, ending: list[Ended], now: float, out: Outcome) -> None:
         """The one place where tickets end; in the same commit so does what will not start after them."""
         while ending:  # no recursion: a chain may be long
             ended = ending.pop()
             ticket, outcome = ended.ticket, ended.outcome
             job = self.open.pop(ticket)
             self._unsent.pop(ticket, None)
+            if job.key:
+                self.keys.end(job.key, ticket)
             self.outcomes[outcome] += 1
             out.records.append(Done(job.seq, ended))
             if job.has_checkpoint:
@@ -404,20 +329,20 @@ class Origin:
             if job.within is not None and job.within.end(ticket, outcome):
                 parent = self.open[job.within.ticket]
                 ending.append(job.within.ended(parent.cancelled, now))
-            if self._after:
-                self._after.leave(ticket)
-                ending += self._follow(ticket, outcome, now)
+            if self.after:
+                self.after.leave(ticket)
+                ending += self.follow(ticket, outcome, now)
 
-    def _follow(self, ticket: str, outcome: str | None, now: float) -> list[Ended]:
+    def follow(self, ticket: str, outcome: str | None, now: float) -> list[Ended]:
         """It ended so: what came after it is handed in, or ends as this list says."""
         if outcome == JobOutcome.SUCCEEDED:
-            for each in self._after.succeeded(ticket):
-                self._hand_in(each)
+            for each in self.after.succeeded(ticket):
+                self.hand_in(each)
             return []
-        followers = self._after.failed(ticket)
-        return [ended for each in followers for ended in self._not_started(each, ticket, outcome, now)]
+        followers = self.after.failed(ticket)
+        return [ended for each in followers for ended in self.all_not_started(each, ticket, outcome, now)]
 
-    def _not_started(self, ticket: str, awaited: str, outcome: str | None, now: float) -> list[Ended]:
+    def all_not_started(self, ticket: str, awaited: str, outcome: str | None, now: float) -> list[Ended]:
         """How it ends, or where it is an array each of its jobs, as `awaited` ended so."""
         why, array = reason_after(awaited, outcome), self.open[ticket].array
         if array is None:
@@ -425,10 +350,25 @@ class Origin:
         array.why = why
         return [not_started(each, why, now) for each in array.open]
 
-    def _hand_in(self, ticket: str) -> None:
+    def hand_in(self, ticket: str) -> None:
+        """It waits for nothing more, unless it is for its key."""
+        if ticket in self.keys.unclaimed:
+            return
         array = self.open[ticket].array
         for each in (ticket,) if array is None else array.open:
-            self._unsent[each] = self.open[each]
+            if not self.open[each].acked:
+                self._unsent[each] = self.open[each]
+
+    def withdraw(self, ticket: str, jobs: Iterable[str], out: Outcome) -> None:
+        """Takes back a ticket, with the jobs of an array, of which nobody knows."""
+        job = self.open[ticket]
+        tickets = {ticket, *jobs}
+        out.records.append(Withdrawn(job.seq, len(tickets)))
+        self.after.leave(ticket)
+        self.keys.end(job.key, ticket)
+        self.submitted -= len(tickets)
+        for each in tickets:
+            del self.open[each]
 
     def _tell(self, job: OpenJob, ended: Ended, out: Outcome) -> None:
         clients = self._subscriptions.of(job.tag)

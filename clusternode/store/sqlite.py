@@ -8,8 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clusternode.core.events import CancelAsked, Done, Kept, Record, Released, Submitted
+from clusternode.core.events import (
+    CancelAsked,
+    Done,
+    Kept,
+    Record,
+    Released,
+    Submitted,
+    Withdrawn,
+)
 from clusternode.core.openjob import Stored
+from clusternode.store import keys
 from protocol.job import Ended
 from protocol.limits import KIB, MIB
 from runtime.blobs import Place, Segments
@@ -68,7 +77,7 @@ _VERSION_3 = """
     ALTER TABLE kept ADD COLUMN segment INTEGER;
     CREATE INDEX kept_segments ON kept (segment) WHERE segment IS NOT NULL
     """
-_MIGRATIONS: list[Migration] = [_VERSION_1, _to_version_2, _VERSION_3]
+_MIGRATIONS: list[Migration] = [_VERSION_1, _to_version_2, _VERSION_3, keys.SCHEMA]
 
 #: A report above this is written into a segment file, not into the database: what SQLite does with its pages
 #: costs more than one file more to make durable.
@@ -166,6 +175,8 @@ class SqliteStore:
         cancelled = [(_cancelled(r.seq), r.seq) for r in records if isinstance(r, CancelAsked)]
         done = [r for r in records if isinstance(r, Done)]
         outcomes = [(r.ended.attempt, r.ended.outcome, r.seq) for r in done]
+        withdrawn = [(r.seq, r.seq + r.size) for r in records if isinstance(r, Withdrawn)]
+        used, freed = keys.changes(records)
         kept, released = _kept_and_released(records)
 
         def change(connection: sqlite3.Connection) -> None:
@@ -174,6 +185,9 @@ class SqliteStore:
             kept_reports = _written(self._kept, kept)
             # In this order a ticket that was submitted, cancelled and done in one batch ends as done.
             connection.executemany("INSERT INTO tickets VALUES (?, ?, ?, 0, 0, NULL, ?)", submitted)
+            connection.executemany(keys.INSERT, used)
+            connection.executemany("DELETE FROM tickets WHERE seq >= ? AND seq < ?", withdrawn)
+            connection.executemany(keys.DELETE, freed)
             connection.executemany("UPDATE tickets SET cancelled = ? WHERE seq = ?", cancelled)
             connection.executemany(
                 "UPDATE tickets SET attempt = ?, outcome = ? WHERE seq = ? AND outcome IS NULL", outcomes
@@ -219,6 +233,10 @@ class SqliteStore:
             return rows
 
         return await self._database.read(query)
+
+    async def tickets_of(self, used: Sequence[str]) -> dict[str, str]:
+        """The tickets that these keys stand for, of those that are known here."""
+        return await self._database.read(lambda connection: keys.find(connection, used))
 
     async def knows(self, ticket: str) -> bool:
         """Whether it is of this node."""

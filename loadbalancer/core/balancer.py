@@ -36,6 +36,7 @@ from loadbalancer.core.events import (
     Together,
 )
 from loadbalancer.core.jobs import Job, Row
+from loadbalancer.core.keys import Keys
 from loadbalancer.core.ledger import Ledger
 from loadbalancer.core.nodes import Node
 from loadbalancer.core.questions import Questions
@@ -43,7 +44,7 @@ from loadbalancer.core.relay import whom
 from loadbalancer.core.settings import Settings
 from protocol.job import Ended
 from protocol.job import Outcome as JobOutcome
-from protocol.limits import INFO_PERIOD, LINK_TIMEOUT, REQUEST_ITEMS
+from protocol.limits import INFO_PERIOD, KEYS_LIMIT, LINK_TIMEOUT, REQUEST_ITEMS
 from protocol.messages import (
     AckJobs,
     AckResults,
@@ -70,7 +71,7 @@ from protocol.messages import (
     in_batches,
 )
 from protocol.messages import Job as JobMessage
-from protocol.relay import Ask, Told
+from protocol.relay import Ask, Claim, Claimed, Told
 
 #: A node that is away and holds nothing stays in `nodes` this long.
 REMEMBER_NODE = 3600.0
@@ -80,14 +81,21 @@ class Balancer:
     """All that the load balancer decides. Not a line of I/O: feed it events, do as it says."""
 
     def __init__(
-        self, settings: Settings, balancer_id: str, epoch: int, rows: Iterable[Row], now: float
+        self,
+        settings: Settings,
+        balancer_id: str,
+        epoch: int,
+        rows: Iterable[Row],
+        now: float,
+        keys: Keys | None = None,
     ) -> None:
         self.settings = settings
         self.balancer_id = balancer_id
         self.epoch = epoch
         self.ledger = Ledger(settings.crash_limit, settings.node_grace_period, rows, now)
         self._links: dict[int, Node] = {}
-        self._questions = Questions(epoch, self.ledger, self._links)
+        self.keys = keys or Keys()
+        self._questions = Questions(epoch, self.ledger, self.keys, self._links)
         self._now = now
         self._next_info = now + INFO_PERIOD
         self._next_dispatch = now + settings.dispatch_period
@@ -143,7 +151,7 @@ class Balancer:
                 self._to(self.ledger.node(node_id), Check(asking))
         records = self.ledger.collect()
         self._courier.acknowledge(self.ledger.released)
-        outcome = Outcome(records, self._actions, self._prompt)
+        outcome = Outcome([*records, *self.keys.collect()], self._actions, self._prompt)
         self._actions, self._prompt = [], []
         return outcome
 
@@ -284,6 +292,7 @@ class Balancer:
             self._dispatcher.even_out(now)
 
     def _on_info_period(self) -> None:
+        self.keys.expire(self._now)
         info = Info(self.ledger.waiting, len(self.ledger.jobs) - self.ledger.waiting, 0, 0.0, 0)
         for node in list(self.ledger.nodes.values()):
             if node.link is None:
@@ -438,6 +447,13 @@ class Balancer:
         """Counters since this start, and what is there now."""
         return self._questions.stats()
 
+    def _on_claim(self, node: Node, message: Claim) -> None:
+        early = self.keys.early
+        owners = self.keys.claim(node.node_id, node.name, message.claims, self._now)
+        self._to(node, Claimed(message.number, owners))
+        if early == 0 < self.keys.early:
+            self._log(f"more than {KEYS_LIMIT} keys in a day: the oldest are forgotten early", warning=True)
+
     def _on_ask(self, node: Node, ask: Ask) -> None:
         """Passed on at once: what nodes say to one another follows from no record of this store."""
         asked = whom(self.ledger, ask)
@@ -490,6 +506,7 @@ _HANDLERS: dict[type, Callable[[Balancer, Node, Any], None]] = {
     Cancel: Balancer._on_cancel,
     Checked: Balancer._on_checked,
     Query: Balancer._on_query,
+    Claim: Balancer._on_claim,
     Ask: Balancer._on_ask,
     Told: Balancer._on_told,
     Drain: Balancer._on_drain,

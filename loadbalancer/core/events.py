@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from loadbalancer.core.jobs import Record
+from loadbalancer.core.jobs import JobRecord
+from loadbalancer.core.keys import KeyRecord
 from protocol.messages import Hello, Message, Query
 from protocol.relay import Ask
 
@@ -113,6 +114,7 @@ class Log:
     warning: bool = False
 
 
+Record = JobRecord | KeyRecord
 Action = Send | PassOn | Deliver | Accept | Close | Log
 
 

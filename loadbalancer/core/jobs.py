@@ -161,7 +161,7 @@ class Forget(NamedTuple):
     has_result: bool = True
 
 
-Record = Row | Forget
+JobRecord = Row | Forget
 
 
 def row_of(job: Job, body: bytes | None, result: bytes | None) -> Row:

@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from loadbalancer.core.jobs import Forget, Job, Record, Row, State, job_of, row_of
+from loadbalancer.core.jobs import Forget, Job, JobRecord, Row, State, job_of, row_of
 from loadbalancer.core.nodes import Node
 from loadbalancer.core.queue import JobQueue
 from protocol.job import Ended, Outcome, Report
@@ -80,7 +80,7 @@ class Ledger:
         self._turn = 0
         self._touched: dict[str, Job] = {}
         self._bodies: dict[str, bytes] = {}
-        self._forgotten: list[Record] = []
+        self._forgotten: list[JobRecord] = []
         self._releasing: list[Passing] = []
         self.released: list[Passing] = []
         self.forget_at: float | None = None
@@ -111,14 +111,14 @@ class Ledger:
             node = self.nodes[node_id] = Node(node_id, self.now + self._grace)
         return node
 
-    def collect(self) -> list[Record]:
+    def collect(self) -> list[JobRecord]:
         """The records of all that changed since the last time; `fresh` and `owing` end with it.
 
         That a job may be forgotten is never urgent: it waits for other records, at most until `forget_at`. If
         the balancer dies before, the result is delivered again, from here or by its executor, and the origin
         acknowledges again. `released` are the results that no executor need keep after these records.
         """
-        records: list[Record] = []
+        records: list[JobRecord] = []
         for ticket, job in self._touched.items():
             job.version += 1
             ended = self.fresh.get(ticket)

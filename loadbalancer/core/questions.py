@@ -30,9 +30,10 @@ _COUNTERS = (
 class Questions:
     """Answers from the books, which it does not change. `connected`: the nodes that are."""
 
-    def __init__(self, epoch: int, ledger: Ledger, connected: Sized) -> None:
+    def __init__(self, epoch: int, ledger: Ledger, keys: Sized, connected: Sized) -> None:
         self._epoch = epoch
         self._ledger = ledger
+        self._keys = keys
         self._connected = connected
 
     def answer(self, query: Query) -> str:
@@ -64,5 +65,6 @@ class Questions:
             "delayed": ledger.delayed,
             "assigned": sum(len(node.jobs) for node in ledger.nodes.values()),
             "undelivered": sum(len(node.undelivered) for node in ledger.nodes.values()),
+            "keys": len(self._keys),
             **{name: ledger.counters[name] for name in _COUNTERS},
         }

@@ -9,7 +9,9 @@ from typing import Any
 
 import msgpack
 
-from loadbalancer.core.jobs import Forget, Record, Row
+from loadbalancer.core.events import Record
+from loadbalancer.core.jobs import Forget, JobRecord, Row
+from loadbalancer.core.keys import KeyRow, KeysGone
 from loadbalancer.store import Fenced, Opened
 from runtime.database import Database, Migration, seal, sealed_value, unseal
 
@@ -71,7 +73,13 @@ def _to_version_2(connection: sqlite3.Connection) -> None:
 #: meet it.
 _TO_VERSION_3 = ""
 
-_MIGRATIONS: list[Migration] = [_VERSION_1, _to_version_2, _TO_VERSION_3]
+#: `claim`: (key, ticket, origin, node, at) as MessagePack, sealed.
+_VERSION_4 = "CREATE TABLE keys (seq INTEGER PRIMARY KEY, claim BLOB NOT NULL)"
+
+_MIGRATIONS: list[Migration] = [_VERSION_1, _to_version_2, _TO_VERSION_3, _VERSION_4]
+
+#: Keys are loaded so many at a time.
+KEYS_AT_ONCE = 50_000
 
 _INSERT = """
     INSERT INTO jobs VALUES (?, ?, ?, ?)
@@ -113,8 +121,21 @@ class SqliteStore:
 
         return await self._database.read(query)
 
+    async def load_keys(self, epoch: int, after: int) -> list[KeyRow]:
+        def query(connection: sqlite3.Connection) -> list[KeyRow]:
+            _check_epoch(connection, epoch)
+            found = connection.execute(
+                "SELECT seq, claim FROM keys WHERE seq > ? ORDER BY seq LIMIT ?", (after, KEYS_AT_ONCE)
+            )
+            return [KeyRow(seq, *_unpack(sealed_value(claim, seq))) for seq, claim in found]
+
+        return await self._database.read(query)
+
     async def apply(self, epoch: int, changes: Sequence[Record]) -> None:
-        inserts, updates, results, deletes, results_deleted = _sort(coalesce(changes))
+        jobs = [each for each in changes if isinstance(each, JobRecord)]
+        keys = [_claimed(each) for each in changes if isinstance(each, KeyRow)]
+        gone = max((each.seq for each in changes if isinstance(each, KeysGone)), default=None)
+        inserts, updates, results, deletes, results_deleted = _sort(coalesce(jobs))
 
         def change(connection: sqlite3.Connection) -> None:
             _check_epoch(connection, epoch)
@@ -123,6 +144,9 @@ class SqliteStore:
             connection.executemany("INSERT OR REPLACE INTO results VALUES (?, ?)", results)
             connection.executemany("DELETE FROM jobs WHERE seq = ?", deletes)
             connection.executemany("DELETE FROM results WHERE seq = ?", results_deleted)
+            connection.executemany("INSERT OR REPLACE INTO keys VALUES (?, ?)", keys)
+            if gone is not None:
+                connection.execute("DELETE FROM keys WHERE seq <= ?", (gone,))
 
         await self._database.write(change)
 
@@ -181,13 +205,17 @@ def _state(r: Row) -> bytes:
     return seal(msgpack.packb(what), r.seq, r.version)
 
 
-def coalesce(changes: Sequence[Record]) -> list[Record]:
+def _claimed(row: KeyRow) -> tuple[int, bytes]:
+    return row.seq, seal(msgpack.packb(row[1:]), row.seq)
+
+
+def coalesce(changes: Sequence[JobRecord]) -> list[JobRecord]:
     """At most one change a job: the last row, with the body and result of those before it.
 
     Nothing is left of a job that was accepted and forgotten in the same batch but a delete, which is
     harmless where there is nothing to delete.
     """
-    latest: dict[int, Record] = {}
+    latest: dict[int, JobRecord] = {}
     for record in changes:
         before = latest.get(record.seq)
         if isinstance(record, Row) and isinstance(before, Row):
@@ -199,7 +227,7 @@ def coalesce(changes: Sequence[Record]) -> list[Record]:
 
 
 def _sort(
-    changes: Iterable[Record],
+    changes: Iterable[JobRecord],
 ) -> tuple[
     list[tuple[int, int, bytes, bytes]],
     list[tuple[int, bytes, int, int]],

@@ -27,7 +27,7 @@ from clusternode.core import events as node_events
 from clusternode.core.done import reply_of_done, view_of_done
 from clusternode.core.node import Identity, NodeCore
 from clusternode.core.openjob import Stored
-from clusternode.core.origin import AT_START
+from clusternode.core.submissions import AT_START
 from helpers import SimPool
 from loadbalancer.core import events as balancer_events
 from loadbalancer.core.balancer import Balancer

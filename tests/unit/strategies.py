@@ -44,7 +44,6 @@ job_items = st.builds(
     retries,
     st.booleans(),
     priorities,
-    st.just("") | names,
 )
 held = st.builds(m.Held, tickets, attempts)
 held_or_asked = st.builds(m.Held, tickets, attempts_or_none)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from clusternode.core.after import After
 from clusternode.core.events import Answer, Done, Find, Found, LinkDown, LookUp, Submitted
 from clusternode.core.openjob import Stored
-from clusternode.core.origin import AT_START
+from clusternode.core.submissions import AT_START
 from protocol.dialogue import CancelJob, GetResult, Status, Submit, Wait
 from protocol.job import Command, Extras, Sleep, unpack_report
 from protocol.messages import AckResults, Cancel, Held, Job, NotHere, Result

@@ -8,7 +8,7 @@ import pytest
 
 from clusternode.core.events import CancelAsked, Done, Find, Found, LinkDown, LookUp, Record, Submitted
 from clusternode.core.openjob import Stored
-from clusternode.core.origin import AT_START
+from clusternode.core.submissions import AT_START
 from protocol.dialogue import CancelJob, GetResult, Status, Submit, Wait
 from protocol.job import Command, Extras, unpack_report, unpack_spec
 from protocol.messages import AckJobs, Cancel, Held, Job, Result
@@ -150,7 +150,7 @@ def test_one_of_them_may_be_cancelled(bench: Bench) -> None:
 
 
 def stored(*jobs: Record, cancelled: bool = False) -> list[Stored]:
-    return [Stored(*job, cancelled and job.seq == 1) for job in jobs if isinstance(job, Submitted)]
+    return [Stored(*job[:4], cancelled and job.seq == 1) for job in jobs if isinstance(job, Submitted)]
 
 
 def restarted(spec: Command, *done: int, cancelled: bool = False) -> Bench:

@@ -508,9 +508,7 @@ async def test_a_file_of_a_load_balancer_is_refused(tmp_path: Path) -> None:
 
 async def test_a_file_of_a_later_version_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / FILE)
-    connection.executescript(f"{VERSION_1} PRAGMA user_version = 4")
+    connection.executescript(f"{VERSION_1} PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(
-        StartError, match=r"clusternode\.sqlite3 is of schema version 4, this program knows 3"
-    ):
+    with pytest.raises(StartError, match=r"clusternode\.sqlite3 is of schema version 99, this program knows"):
         await SqliteStore.open(tmp_path)

