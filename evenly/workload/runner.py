@@ -49,6 +49,8 @@ class Run:
         seen: Callable[[Books], None],
     ) -> None:
         self.books = Books(state)
+        # What an earlier process had on its way may have ended before its ticket is read here.
+        self.books.missed = bool(state.get("begun"))
         self.stop = asyncio.Event()
         self._workload = workload
         self._state = state
