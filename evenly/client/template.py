@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 _PLACE = re.compile(r"\{(\.|/\.|//|/|#)?\}")
 
@@ -40,15 +40,31 @@ def compile_template(template: str) -> Callable[[str, int], str]:
     `{}` the item, `{.}` without its extension, `{/}` its name without directories, `{/.}` both, `{//}` its
     directory, `{#}` the number. Where none of the item is asked for, it stands at the end.
     """
-    # [text, place, text, place, …, text]
-    parts = _PLACE.split(template)
-    if not any(place != "#" for place in parts[1::2]) or len(parts) == 1:
+    return _filler(_PLACE.split(template))
+
+
+def compile_words(words: Sequence[str]) -> Callable[[str, int], str]:
+    """The same of a command and its arguments, each of which stays one word, as it is; a single one is a
+    line for the shell."""
+    if len(words) == 1:
+        return compile_template(words[0])
+    parts: list[str | None] = [""]
+    for word in words:
+        texts = _PLACE.split(word)
+        texts[::2] = [shlex.quote(text) if text or len(texts) == 1 else "" for text in texts[::2]]
+        parts[-1] = f"{parts[-1]} {texts[0]}" if parts[-1] or len(parts) > 1 else texts[0]
+        parts += texts[1:]
+    return _filler(parts)
+
+
+def _filler(parts: Sequence[str | None]) -> Callable[[str, int], str]:
+    """`parts`: text, place, text, place, …, text."""
+    if all(place == "#" for place in parts[1::2]):
         parts = [*parts[:-1], f"{parts[-1]} ", None, ""]
 
     def fill(item: str, number: int) -> str:
-        words = [
+        return "".join(
             shlex.quote(_READ[part](item, number)) if at % 2 else str(part) for at, part in enumerate(parts)
-        ]
-        return "".join(words)
+        )
 
     return fill
