@@ -14,12 +14,7 @@ from typing import Any
 
 from support import PATIENCE, ROOT, clean_environment
 
-_CODE = """
-import click, importlib
-names = ("run", "generate", "top", "up")
-click.Group("evenly", {n: getattr(importlib.import_module("evenly.cli." + n), n) for n in names})()
-"""
-COMMAND = [sys.executable, "-W", "error", "-c", _CODE]
+COMMAND = [sys.executable, "-W", "error", "-m", "evenly.cli"]
 
 
 def environment(**given: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from evenly.workload.reader import FORMATS
 from protocol.limits import SLEEP_LIMIT_MS
 
 
-@click.command(short_help="Make a workload file of sleeps.")
+@click.command()
 @click.argument("count", type=click.IntRange(0), metavar="N")
 @click.argument("mean", type=click.FloatRange(0, SLEEP_LIMIT_MS), metavar="MS")
 @click.option("--distribution", type=click.Choice(list(DISTRIBUTIONS)), default="constant", show_default=True)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from evenly.cli import exits
+from evenly.cli.common import json_option, nodes_option
 from evenly.client.addresses import addresses
 from evenly.client.errors import EvenlyError
 from evenly.workload.errors import WorkloadError
@@ -19,12 +21,10 @@ from evenly.workload.report import as_text, report_of
 from evenly.workload.session import Wishes, perform, prepare, progress_of
 from evenly.workload.state import State
 
-BAD, UNREACHABLE = 2, 3
 
-
-@click.command(short_help="Run the jobs of a workload file.")
+@click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("-s", "--server", "nodes", metavar="HOST:PORT,…", help="Nodes.  [EVENLY_NODES; 127.0.0.1:9000]")
+@nodes_option
 @click.option("--format", type=click.Choice(FORMATS), help="What FILE is, where it is not recognised.")
 @click.option("--speed", type=click.FloatRange(0, min_open=True), metavar="N", help="Replay N times as fast.")
 @click.option("--resume", is_flag=True, help="Go on with the run of FILE that was stopped.")
@@ -34,7 +34,7 @@ BAD, UNREACHABLE = 2, 3
 )
 @click.option("--no-wait", is_flag=True, help="Submit only; --resume follows the jobs later.")
 @click.option("--state", type=click.Path(path_type=Path), metavar="PATH", help="Its tickets.  [FILE.run]")
-@click.option("--json", "as_json", is_flag=True, help="Report as one JSON object.")
+@json_option
 def run(
     file: Path,
     nodes: str | None,
@@ -50,7 +50,8 @@ def run(
     """Submits the jobs of FILE, follows them to their end, and reports.
 
     FILE has one job a line: `sleep MS` or a number of ms, a shell command, a JSON object with any option of a
-    job, or a line of the Standard Workload Format, which is replayed. It may be gzipped.
+    job, or a line of the Standard Workload Format, which is replayed. It may be gzipped. Where the run is
+    stopped, by Ctrl-C or because no node can be reached, --resume goes on; no line is submitted twice.
 
     Exit code: 0 if all jobs succeeded, 1 if some did not, 2 for a bad file, 3 if no node can be reached, 130
     after Ctrl-C.
@@ -59,11 +60,8 @@ def run(
     try:
         sys.exit(_run(wishes, nodes, as_json))
     except WorkloadError as error:
-        _say(error)
-        sys.exit(BAD)
-    except EvenlyError as error:
-        _say(error)
-        sys.exit(UNREACHABLE)
+        _tell("\n".join(f"evenly: {line}" for line in str(error).splitlines()))
+        sys.exit(exits.USAGE)
 
 
 def _run(wishes: Wishes, nodes: str | None, as_json: bool) -> int:
@@ -110,7 +108,3 @@ def _named(wishes: Wishes) -> str:
 
 def _tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _say(error: Exception) -> None:
-    _tell("\n".join(f"evenly: {line}" for line in str(error).splitlines()))

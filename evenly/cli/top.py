@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import sys
 import time
 from typing import TYPE_CHECKING
 
 import click
 
+from evenly.cli.common import emit, json_option, nodes_option, run
 from evenly.cli.look import Line, Look, lines
-from evenly.client.aio import AsyncClient
-from evenly.client.errors import EvenlyError, NodesUnreachable, Refused
+from evenly.client import AsyncClient, NodesUnreachable, Refused
 
 if TYPE_CHECKING:
     from rich.text import Text
 
 #: Open jobs that are asked for: what the tallest terminal shows; a single look has fewer.
 JOBS, JOBS_ONCE = 200, 20
-UNREACHABLE = 3
+#: Seconds without an answer after which that is shown.
+STALE = 5.0
 
 
-@click.command(short_help="Watch nodes and jobs.")
-@click.option("-s", "--server", "nodes", metavar="HOST:PORT,…", help="Nodes.  [EVENLY_NODES; 127.0.0.1:9000]")
+@click.command()
+@nodes_option
 @click.option("--once", is_flag=True, help="A single look, as where the output is no terminal.")
-@click.option("--json", "as_json", is_flag=True, help="A single look as one JSON object.")
+@json_option
 @click.option(
     "--period",
     type=click.FloatRange(0.1, 3600),
@@ -36,25 +36,16 @@ UNREACHABLE = 3
 )
 def top(nodes: str | None, once: bool, as_json: bool, period: float) -> None:
     """Shows each node (slots, running and queued jobs, done, load, free memory) and the open jobs of the
-    nodes that are named, the newest first. Ctrl-C ends it."""
-    try:
-        if once or as_json or not sys.stdout.isatty():
-            look = asyncio.run(_look_once(nodes))
-            if as_json:
-                print(json.dumps(look.as_json(), ensure_ascii=False))
-            else:
-                print("\n".join(line.text.rstrip() for line in lines(look)))
-            return
-        with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(_watch(nodes, period))
-    except EvenlyError as error:
-        print(f"evenly: {error}", file=sys.stderr)
-        sys.exit(UNREACHABLE if isinstance(error, NodesUnreachable) else 2)
-
-
-async def _look_once(nodes: str | None) -> Look:
-    async with AsyncClient(nodes) as client:
-        return await look_at(client, JOBS_ONCE)
+    nodes that are named, the newest first. Ctrl-C ends it. With --json it is a single look."""
+    if once or as_json or not sys.stdout.isatty():
+        look = run(nodes, lambda client: look_at(client, JOBS_ONCE))
+        if as_json:
+            emit(look.as_json())
+        else:
+            click.echo("\n".join(line.text.rstrip() for line in lines(look)))
+        return
+    with contextlib.suppress(KeyboardInterrupt):
+        run(nodes, lambda client: _watch(client, period))
 
 
 async def look_at(client: AsyncClient, limit: int) -> Look:
@@ -68,27 +59,30 @@ async def look_at(client: AsyncClient, limit: int) -> Look:
     return Look(time.time(), stats["node"]["name"], ordered, stats, jobs)
 
 
-async def _watch(nodes: str | None, period: float) -> None:
+async def _watch(client: AsyncClient, period: float) -> None:
     from rich.console import Console
     from rich.live import Live
 
     console = Console()
-    before: Look | None = None
-    async with AsyncClient(nodes) as client:
-        before = await look_at(client, JOBS)  # where no node is there, that is said and it ends
-        with Live(console=console, screen=True, auto_refresh=False) as live:
-            while True:
-                try:
+    before = await look_at(client, JOBS)  # where no node is there, that is said and it ends
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            try:
+                async with asyncio.timeout(STALE):
                     look = await look_at(client, JOBS)
-                    shown = lines(look, before, console.width, console.height - 1)
-                    before = look
-                except NodesUnreachable as error:
-                    shown = [Line(f"{error}; trying again", "bold red")]
-                live.update(_drawn(shown), refresh=True)
-                await asyncio.sleep(period)
+                shown = lines(look, before, console.width, console.height - 1)
+                before = look
+            except TimeoutError:
+                since = f"no node has answered for {time.time() - before.at:.0f} s; trying again"
+                shown = [Line(since, "bold red"), *lines(before, None, console.width, console.height - 2)[1:]]
+            except NodesUnreachable as error:
+                shown = [Line(f"{error}; trying again", "bold red")]
+            live.update(_drawn(shown), refresh=True)
+            await asyncio.sleep(period)
 
 
 def _drawn(shown: list[Line]) -> Text:
     from rich.text import Text
 
-    return Text("\n", overflow="crop", no_wrap=True).join(Text(line.text, style=line.style) for line in shown)
+    drawn = (Text(line.text, style=line.style) for line in shown)
+    return Text("\n", overflow="crop", no_wrap=True).join(drawn)

@@ -10,7 +10,7 @@ import click
 from evenly.up import DATA_DIR, NODES, NODES_MOST, SLOTS_MOST, keep_up
 
 
-@click.command(short_help="Start a cluster on this machine.")
+@click.command()
 @click.option("-n", "--nodes", type=click.IntRange(1, NODES_MOST), default=NODES, show_default=True)
 @click.option(
     "--slots", type=click.IntRange(1, SLOTS_MOST), help="Jobs at once on a node.  [default: the CPUs]"
