@@ -68,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return keep_up(values["NODES"], values["SLOTS"], Path(values["DATA_DIR"]))
 
 
-def keep_up(nodes: int, slots: int | None, directory: Path) -> int:
-    """The cluster until a signal ends it; returns the exit code."""
+def keep_up(nodes: int, slots: int | None, directory: Path, program: str = PROGRAM) -> int:
+    """The cluster until a signal ends it; returns the exit code. `program`: who says what went wrong."""
     ports = [BALANCER_PORT, *range(FIRST_CLIENT_PORT, FIRST_CLIENT_PORT + nodes)]
     end_by_signals()
     try:
@@ -77,10 +77,10 @@ def keep_up(nodes: int, slots: int | None, directory: Path) -> int:
             print_commands(cluster)
             watch(cluster)
     except KeyboardInterrupt:
-        print(f"\n{PROGRAM}: the cluster is stopped", file=sys.stderr)
+        print(f"\n{program}: the cluster is stopped", file=sys.stderr)
         return 0
     except (ClusterError, OSError) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -24,4 +24,4 @@ from evenly.up import DATA_DIR, NODES, NODES_MOST, SLOTS_MOST, keep_up
 )
 def up(nodes: int, slots: int | None, data: Path) -> None:
     """Starts a balancer and nodes, prints where they listen, and keeps them up until Ctrl-C. Tickets stay."""
-    sys.exit(keep_up(nodes, slots, data))
+    sys.exit(keep_up(nodes, slots, data, "evenly"))
