@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, cast
 
 from clusternode.core.done import reply_of_done, view_of_done
 from clusternode.core.events import Asked, Line, LinesReceived, LookUp
-from clusternode.desk import Uploading
 from clusternode.store.sqlite import TicketRow
 from clusternode.tickets import new_tickets
+from clusternode.uploads import Intake, Item, Uploading
 from protocol.arrays import size_of
 from protocol.dialogue import (
     TOO_LONG,
@@ -46,7 +46,6 @@ from protocol.dialogue import (
 from protocol.errors import ProtocolError
 from protocol.job import JobState, unpack_spec
 from protocol.limits import ARRAY_PAGE, CLIENT_BUFFER_LIMIT, CLIENTS_LIMIT, LINES_PER_TURN, PIPELINE_LIMIT
-from protocol.lines import LineDecoder
 from protocol.replies import (
     ArrayView,
     Failure,
@@ -104,12 +103,8 @@ class Client(asyncio.Protocol):
     def __init__(self, door: Door, number: int) -> None:
         self.number = number
         self._door = door
-        self._decoder = LineDecoder()
-        self._lines: deque[bytes | Uploading | None] = deque()
-        #: What comes is not read any more.
-        self._is_deaf = False
-        #: The file that comes now, in the place of lines.
-        self._upload: Uploading | None = None
+        self._intake = Intake(self._receive)
+        self._lines: deque[Item] = deque()
         self._transport: asyncio.Transport | None = None
         self._next_line = 0
         self._next_reply = 0
@@ -129,7 +124,7 @@ class Client(asyncio.Protocol):
         self._input_over = False
         self._working = False
         self._flushing = False
-        self._streaming = False
+        self._streaming: asyncio.Task[None] | None = None
         self._lookups: dict[int, LookUp] = {}
         #: Set whenever replies have left, or will never leave.
         self._moved = asyncio.Event()
@@ -155,51 +150,25 @@ class Client(asyncio.Protocol):
             self._input_over = True
 
     def data_received(self, data: bytes) -> None:
-        while data and not (self._input_over or self._is_deaf):
-            if self._upload is not None:
-                data = self._upload.feed(data)
-                if not self._upload.is_whole:
-                    break
-                self._upload = None
-                continue
-            lines, rest = self._decoder.feed_to_upload(data)
-            if rest is None:
-                self._lines.extend(lines)
-                break
-            data = rest
-            self._begin_upload(lines)
-        self._schedule_work()
+        if not self._input_over:
+            self._lines.extend(self._intake.feed(data))
+            self._schedule_work()
 
-    def _begin_upload(self, lines: list[bytes | None]) -> None:
-        """What follows the last of these lines is a file."""
-        *before, last = lines
-        self._lines.extend(before)
-        asked = parse_line(last or b"")
-        if isinstance(asked, Upload):
-            self._upload = self._door.desk.receive(asked, self._uploaded)
-            self._lines.append(self._upload)
-        else:
-            # How many bytes are no lines cannot be told: there will be none.
-            self._lines.extend((last, b"exit"))
-            self._is_deaf = True
-
-    def _uploaded(self) -> None:
-        """It is where it belongs, or refused; or there is room for more of it."""
-        self._schedule_work()
+    def _receive(self, asked: Upload, before: Uploading | None) -> Uploading:
+        # Called again when there is room for more of it, and when what becomes of it is known.
+        return self._door.desk.receive(asked, self._schedule_work, before)
 
     def eof_received(self) -> bool:
-        if not (self._input_over or self._is_deaf):
-            if self._upload is not None:
-                self._upload.abort()
-            self._lines.extend(self._decoder.end())
-            self._lines.append(b"exit")
+        if not self._input_over:
+            self._lines.extend(self._intake.end())
             self._schedule_work()
         return True  # what is still owed is written before it closes
 
     def connection_lost(self, error: Exception | None) -> None:
         self._input_over = True
-        if self._upload is not None:
-            self._upload.abort()
+        self._intake.abort()
+        if self._streaming is not None:
+            self._streaming.cancel()  # it may wait for what does not come for hours
         self._lines.clear()
         self._lookups.clear()
         self._held_back.clear()
@@ -236,8 +205,16 @@ class Client(asyncio.Protocol):
         """As many replies are ready as may be in memory; one before them is not."""
         return self._ready_bytes >= CLIENT_BUFFER_LIMIT
 
+    @property
+    def _has_work(self) -> bool:
+        """What follows a file may need it."""
+        if not self._lines:
+            return False
+        first = self._lines[0]
+        return not isinstance(first, Uploading) or first.reply is not None
+
     def _schedule_work(self) -> None:
-        if not self._working and self._lines and self._may_work:
+        if not self._working and self._has_work and self._may_work:
             self._working = True
             asyncio.get_running_loop().call_soon(self._work)
         self.regulate()
@@ -252,11 +229,8 @@ class Client(asyncio.Protocol):
         lines: list[Line] = []
         requests: list[tuple[int, Request]] = []
         weight = 0
-        while self._lines and weight < LINES_PER_TURN and not self._input_over:
-            raw = self._lines[0]
-            if isinstance(raw, Uploading) and raw.reply is None:
-                break  # what follows may need it
-            del self._lines[0]
+        while self._has_work and weight < LINES_PER_TURN and not self._input_over:
+            raw = self._lines.popleft()
             if isinstance(raw, Uploading):
                 assert raw.reply is not None
                 self._reply(self._next_line, raw.reply)
@@ -269,7 +243,7 @@ class Client(asyncio.Protocol):
             for each in map(Wait, request.tickets) if isinstance(request, WaitForAll) else (request,):
                 number, self._next_line = self._next_line, self._next_line + 1
                 requests.append((number, each))
-            if isinstance(request, Exit):
+            if isinstance(request, Exit | Upload):
                 self._input_over = True
                 self._lines.clear()
             elif isinstance(request, Json) and self._json_from is None:
@@ -323,12 +297,15 @@ class Client(asyncio.Protocol):
                 self._stream_later(number, self._door.desk.tail(request, self._reads_json(number)))
             case Fetch(_, path) if path:
                 self._stream_later(number, self._door.desk.send_file(request, self._reads_json(number)))
-            case Fetch() | Has() | Partial() | TakeCheckpoint():
-                self._door.background(self._answer_by_desk(number, request))
+            case Fetch() | Has() | Partial():
+                self._stream_later(number, self._door.desk.in_turn(request, self._reads_json(number)))
+            case TakeCheckpoint():
+                self._door.background(self._take_checkpoint(number, request))
             case Upload():
-                self._reply(number, Failure("upload stands at the beginning of its line."))
+                # Its bytes are no lines, and have come as such.
+                self._reply(number, Failure("upload comes first on its line; the connection ends."))
 
-    async def _answer_by_desk(self, number: int, request: Fetch | Has | Partial | TakeCheckpoint) -> None:
+    async def _take_checkpoint(self, number: int, request: TakeCheckpoint) -> None:
         self._reply(number, await self._door.desk.answer(request))
 
     def _stream_later(self, number: int, chunks: AsyncGenerator[bytes]) -> None:
@@ -345,8 +322,8 @@ class Client(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         full = len(self._lines) > LINES_HIGH or not self._may_work
-        if self._upload is not None:
-            full = self._upload.is_full
+        if self._intake.in_file or self._intake.is_full:
+            full = self._intake.is_full
         if full != self._reading_paused:
             self._reading_paused = full
             if full:
@@ -407,8 +384,7 @@ class Client(asyncio.Protocol):
             if data is None:
                 break
             if not isinstance(data, bytes):
-                self._streaming = True
-                self._door.background(self._stream(data))
+                self._streaming = self._door.background(self._stream(data))
                 break
             chunks.append(data)
             size += len(data)
@@ -434,14 +410,19 @@ class Client(asyncio.Protocol):
         """A reply of many pieces, as fast as the client reads."""
         transport = self._transport
         assert transport is not None
-        async with contextlib.aclosing(chunks):
-            async for chunk in chunks:
-                if transport.is_closing():
-                    break
-                transport.write(chunk)
-                await self._writable.wait()
+        try:
+            async with contextlib.aclosing(chunks):
+                async for chunk in chunks:
+                    if transport.is_closing():
+                        break
+                    transport.write(chunk)
+                    await self._writable.wait()
+        except OSError as error:
+            # It was promised so many bytes: only the end of the connection tells that they do not come.
+            log.warning("a reply broke off in the middle: %s", error.strerror)
+            transport.abort()
         self._next_reply += 1
-        self._streaming = False
+        self._streaming = None
         self._schedule_flush()
 
     async def _listing(self, as_json: bool) -> AsyncGenerator[bytes]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import errno
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from clusternode.core.done import view_of_done
 from clusternode.files.home import Home
 from clusternode.files.stage import Stager
-from clusternode.files.store import Incoming, Mismatch
 from clusternode.following import Follower, Over, Written
 from clusternode.relay import Refused
 from clusternode.store.sqlite import SqliteStore, TicketRow
+from clusternode.uploads import Uploading
 from protocol.dialogue import Fetch, Has, Partial, Tail, TakeCheckpoint, Upload
 from protocol.errors import ProtocolError
 from protocol.file_replies import (
@@ -22,11 +22,10 @@ from protocol.file_replies import (
     PartialOf,
     TailJson,
     TailText,
-    Uploaded,
     file_head,
 )
-from protocol.job import Command, Report, Task
-from protocol.limits import MIB, PIECE_BYTES
+from protocol.job import Command, Report, ResultFile, Task
+from protocol.limits import PIECE_BYTES
 from protocol.replies import (
     Failure,
     JobView,
@@ -37,9 +36,6 @@ from protocol.replies import (
     render_text,
     status_fields,
 )
-
-#: Of an upload, so much waits for the disk; then its client waits.
-UPLOAD_BUFFER = 4 * MIB
 
 
 class Desk:
@@ -77,28 +73,41 @@ class Desk:
         report = view.report or Report()
         return FilesOf(asked.ticket, _result_dir(view), report.files)
 
+    async def in_turn(self, asked: Fetch | Has | Partial, as_json: bool) -> AsyncGenerator[bytes]:
+        """The same, rendered: only when what was asked before has been answered, which may change it."""
+        reply = await self.answer(asked)
+        yield render_json(reply) if as_json else render_text(reply)
+
     async def send_file(self, asked: Fetch, as_json: bool) -> AsyncGenerator[bytes]:
-        """A file that a job left, or one line that says why not."""
+        """A file that a job left, or one line that says why not. Raises OSError in the middle of one."""
+        found = await self._find(asked)
+        if isinstance(found, ResultFile):
+            try:
+                first = await self._piece(found, 0)
+            except OSError as error:
+                found = Failure(f"{asked.path!r} of {asked.ticket} cannot be read: {error.strerror}.")
+            else:
+                yield file_head(found, as_json) + first
+                for offset in range(len(first), found.size, PIECE_BYTES):
+                    yield await self._piece(found, offset)
+                return
+        yield render_json(found) if as_json else render_text(found)
+
+    async def _find(self, asked: Fetch) -> ResultFile | Reply:
         view = await self._done(asked.ticket)
-        reply: Reply | None = None if isinstance(view, JobView) else view
-        file = None
-        if isinstance(view, JobView):
-            files = (view.report or Report()).files
-            file = next((each for each in files if each.path == asked.path), None)
-            if file is None:
-                reply = Failure(
-                    f"{asked.ticket} left no file {asked.path!r}; fetch {asked.ticket} lists them."
-                )
-            elif file.digest not in self._home.files:
-                reply = Failure(f"The file {asked.path!r} of {asked.ticket} is not there any more.")
-        if reply is not None or file is None:
-            assert reply is not None
-            yield render_json(reply) if as_json else render_text(reply)
-            return
-        yield file_head(file, as_json)
-        for offset in range(0, file.size, PIECE_BYTES):
-            data = await asyncio.to_thread(self._home.files.piece, file.digest, offset, PIECE_BYTES)
-            yield data
+        if not isinstance(view, JobView):
+            return view
+        for file in (view.report or Report()).files:
+            if file.path == asked.path:
+                return file
+        return Failure(f"{asked.ticket} left no file {asked.path!r}; fetch {asked.ticket} lists them.")
+
+    async def _piece(self, file: ResultFile, offset: int) -> bytes:
+        """Raises OSError also where the file is shorter than it was."""
+        data = await asyncio.to_thread(self._home.files.piece, file.digest, offset, PIECE_BYTES)
+        if len(data) < min(PIECE_BYTES, file.size - offset):
+            raise OSError(errno.EIO, f"file {file.digest} is shorter than it was")
+        return data
 
     async def tail(self, asked: Tail, as_json: bool) -> AsyncGenerator[bytes]:
         """Its output as it comes, to its end; or one line that says why not."""
@@ -121,9 +130,10 @@ class Desk:
                 more = {"exit_code": fields["exit_code"], "reason": fields["reason"]}
                 yield form.end(status_fields(news) | more)
 
-    def receive(self, asked: Upload, changed: Callable[[], None]) -> Uploading:
-        """A file that a client sends; `changed` is called when there is room for more, and at its end."""
-        uploading = Uploading(self._home, asked, changed)
+    def receive(self, asked: Upload, changed: Callable[[], None], before: Uploading | None) -> Uploading:
+        """A file that a client sends, behind another; `changed` is called when there is room for more, and
+        at its end."""
+        uploading = Uploading(self._home.files, asked, changed, before)
         self._start(uploading.write())
         return uploading
 
@@ -143,75 +153,3 @@ class Desk:
 
 def _result_dir(view: JobView) -> str:
     return view.spec.extras.result_dir if isinstance(view.spec, Command | Task) else ""
-
-
-class Uploading:
-    """A file from a client: its pieces go to the disk in a thread, in order."""
-
-    def __init__(self, home: Home, asked: Upload, changed: Callable[[], None]) -> None:
-        self._home = home
-        self._asked = asked
-        self._changed = changed
-        self._missing = asked.size
-        self._waiting: list[bytes] = []
-        self._waiting_bytes = 0
-        self._is_aborted = False
-        self._came = asyncio.Event()
-        #: What its client is told; None until that is known.
-        self.reply: Reply | None = None
-
-    @property
-    def is_whole(self) -> bool:
-        """All of it has come."""
-        return self._missing == 0
-
-    @property
-    def is_full(self) -> bool:
-        return self._waiting_bytes > UPLOAD_BUFFER
-
-    def feed(self, data: bytes) -> bytes:
-        """Takes what is of it; returns what follows."""
-        mine, rest = data[: self._missing], data[self._missing :]
-        self._missing -= len(mine)
-        if self.reply is None:  # else it is refused already
-            self._waiting.append(mine)
-            self._waiting_bytes += len(mine)
-            self._came.set()
-        return rest
-
-    def abort(self) -> None:
-        """No more of it will come."""
-        if not self.is_whole:
-            self._is_aborted = True
-            self._came.set()
-
-    async def write(self) -> None:
-        """To the disk, as it comes, to its end."""
-        incoming: Incoming | None = None
-        asked = self._asked
-        try:
-            incoming = await asyncio.to_thread(self._home.files.begin, asked.digest, asked.size)
-            while incoming.received < asked.size:
-                await self._came.wait()
-                self._came.clear()
-                if self._is_aborted:
-                    self._end(Failure("That upload ended too early: nothing of it was kept."))
-                    return
-                data, self._waiting, self._waiting_bytes = b"".join(self._waiting), [], 0
-                self._changed()
-                await asyncio.to_thread(incoming.write, data)
-            await asyncio.to_thread(incoming.finish)
-            self._end(Uploaded(asked.digest, asked.size))
-        except Mismatch as fault:
-            self._end(Failure(f"That upload is not what was announced: {fault}. Nothing of it was kept."))
-        except OSError as error:
-            said = error.strerror or os.strerror(error.errno or 0)
-            self._end(Failure(f"That upload could not be kept: {said}. Nothing of it was."))
-        finally:
-            if incoming is not None:
-                incoming.abort()
-
-    def _end(self, reply: Reply) -> None:
-        self.reply = reply
-        self._waiting, self._waiting_bytes = [], 0
-        self._changed()

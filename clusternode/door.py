@@ -20,7 +20,7 @@ class Door:
         self,
         submit: Callable[[Event], None],
         store: SqliteStore,
-        background: Callable[[Awaitable[None]], object],
+        background: Callable[[Awaitable[None]], asyncio.Task[None]],
         desk: Desk,
     ) -> None:
         self.desk = desk

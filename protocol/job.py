@@ -105,7 +105,7 @@ class Extras:
     @property
     def for_running(self) -> Extras | None:
         """Itself, where it changes how the job is run."""
-        is_wished = self.env or self.cwd or self.stdin or self.memory or self.has_files
+        is_wished = self.env or self.cwd or self.stdin or self.cpus or self.memory or self.has_files
         return self if is_wished else None
 
     @property

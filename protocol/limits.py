@@ -45,6 +45,8 @@ SUBSCRIPTIONS_LIMIT = 100
 CLIENT_BUFFER_LIMIT = 1 * MIB
 #: Clients of one node at once; one more is told so.
 CLIENTS_LIMIT = 2000
+#: Files that one client has sent and that are not on the disk, before it is left unread.
+UPLOADS_PENDING = 100
 
 # --- jobs -----------------------------------------------------------------------------------------
 

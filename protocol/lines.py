@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from protocol.limits import LINE_LIMIT
 
 _UPLOAD = b"upload "
+#: At the beginning of a line, with something behind it or alone.
+_UPLOAD_LINE = re.compile(rb"\nupload[ \t\r\n]", re.IGNORECASE)
 
 
 class LineDecoder:
@@ -37,18 +41,21 @@ class LineDecoder:
         return lines
 
     def feed_to_upload(self, data: bytes) -> tuple[list[bytes | None], bytes | None]:
-        """The same; and what follows an `upload` line, which is no line, None where there is none."""
-        # Cheaper than a look at each line, and almost never so.
-        if b"upload" not in (self._partial[: len(_UPLOAD)] + data).lower():
-            return self.feed(data), None
+        """The same up to an `upload` line; and what follows that, which is no line. None: there is none."""
         lines: list[bytes | None] = []
-        while data:
-            end = data.find(b"\n") + 1 or len(data)
-            lines += (found := self.feed(data[:end]))
-            data = data[end:]
-            if found and found[0] is not None and found[0][: len(_UPLOAD)].lower() == _UPLOAD:
+        # Cheaper than a look at each line, and almost never so.
+        while b"upload" in (self._partial[: len(_UPLOAD)] + data).lower():
+            # What came before, as far as it tells; what follows in `data` is then of the same line.
+            head = b"" if self._skipping else b"\n" + self._partial[: len(_UPLOAD)]
+            match = _UPLOAD_LINE.search(head + data)
+            end = -1 if match is None else data.find(b"\n", max(0, match.end() - 1 - len(head)))
+            if end < 0:
+                break
+            lines += self.feed(data[: end + 1])
+            data = data[end + 1 :]
+            if lines[-1] is not None:
                 return lines, data
-        return lines, None
+        return lines + self.feed(data), None
 
     def end(self) -> list[bytes | None]:
         """The unterminated last line, if there is one."""

@@ -3,6 +3,9 @@
 An attempt is in exactly one of `queue`, `ahead`, `running`, `shipping` and `outbox`; anything else about it
 is stale.
 
+What runs takes a slot, or as many as it asks for (`--cpus`), at most all. Jobs start in the order of the
+queue: while its head waits for enough slots, nothing behind it starts, or a wide one would wait for ever.
+
 What it does follows from the load balancer's records, not from this node's: its actions are prompt.
 """
 
@@ -88,10 +91,18 @@ class Executor:
         self.stopping = False
         self._lanes = Lanes()
         #: Commands that count no more but are still to end, with others behind them: their slots are taken.
+        #: Wide ones as well, whatever is behind them.
         self._parting: set[Held] = set()
+        #: Of wide attempts, the slots that they take beyond their first, until their end is known.
+        self._wide: dict[Held, int] = {}
         self._sleeps: list[tuple[float, str, int]] = []
         #: When to report STARTED of these attempts, in order.
         self._to_report: dict[tuple[str, int], float] = {}
+
+    @property
+    def taken(self) -> int:
+        """Slots that are not free."""
+        return len(self.running) + len(self._parting) + sum(self._wide.values())
 
     # --- what the load balancer says -------------------------------------------------------------
 
@@ -210,6 +221,7 @@ class Executor:
         is_command = self._lanes.of(key) is not None
         next_one = self._lanes.end(key, now)
         self._parting.discard(key)
+        self._wide.pop(key, None)
         if is_command and event.exit_code is not None:
             self._lanes.took(event.finished_at - event.started_at)
         if next_one is not None:
@@ -275,8 +287,8 @@ class Executor:
                 self._finish(ticket, attempt, JobOutcome.SUCCEEDED, report, now)
         for lane in self._lanes.overdue(now):
             self._close(lane, out)
-        while self.queue and len(self.running) + len(self._parting) < self.slots and not self.draining:
-            self._start(self.queue.pop(next(iter(self.queue))), now, out)
+        while self.queue and not self.draining and self._start_next(now, out):
+            pass
         if self.queue and not self.draining:
             self._hand_ahead(now, out)
         if connected:
@@ -358,32 +370,48 @@ class Executor:
             return self.shipping[ticket].attempt
         return self.outbox.attempts.get(ticket)
 
-    def _start(self, item: JobItem, now: float, out: Outcome) -> None:
-        ticket, attempt = item.ticket, item.attempt
+    def _start_next(self, now: float, out: Outcome) -> bool:
+        """Starts the head of the queue; False if there are not as many slots as it takes."""
+        free = self.slots - self.taken
+        if free <= 0:
+            return False
+        item = next(iter(self.queue.values()))
         try:
             spec = unpack_spec(item.body)
         except ProtocolError as error:
-            self._finish(ticket, attempt, JobOutcome.FAILED, self._bare(now, error.reason), now)
-            return
+            del self.queue[item.ticket]
+            self._finish(item.ticket, item.attempt, JobOutcome.FAILED, self._bare(now, error.reason), now)
+            return True
+        if (wanted := self._slots_of(spec)) > free:
+            return False
+        del self.queue[item.ticket]
+        key = Held(item.ticket, item.attempt)
+        if wanted > 1:
+            self._wide[key] = wanted - 1
+        self._start(key, spec, now, out)
+        return True
+
+    def _slots_of(self, spec: JobSpec) -> int:
+        return 1 if isinstance(spec, Sleep) else max(1, min(spec.extras.cpus, self.slots))
+
+    def _start(self, key: Held, spec: JobSpec, now: float, out: Outcome) -> None:
+        ticket, attempt = key
         match spec:
             case Sleep(0):
                 self._finish(ticket, attempt, JobOutcome.SUCCEEDED, Report(self.name, now, now), now)
+                return
             case Sleep(ms):
-                self.running[ticket] = Running(attempt, spec, now)
                 heapq.heappush(self._sleeps, (now + ms / 1000, ticket, attempt))
-                self._to_report[ticket, attempt] = now + STARTED_AFTER
             case Command(line, limit):
-                self.running[ticket] = Running(attempt, spec, now)
-                # What has files starts only when they are there: nothing may count on its place.
-                self._lanes.start(Held(ticket, attempt), now, spec.extras.has_files)
-                extras = spec.extras.for_running
-                out.prompt.append(Spawn(ticket, attempt, line, limit, extras=extras))
-                self._to_report[ticket, attempt] = now + STARTED_AFTER
+                # What has files starts only when they are there: nothing may count on its place. And one slot
+                # is not what a wide one leaves.
+                self._lanes.start(key, now, closed=spec.extras.has_files or key in self._wide)
+                out.prompt.append(Spawn(ticket, attempt, line, limit, extras=spec.extras.for_running))
             case Task(name, payload, limit):
-                self.running[ticket] = Running(attempt, spec, now)
                 how = (limit, spec.at_most_once, spec.extras.for_running)
                 out.prompt.append(SpawnTask(ticket, attempt, name, payload, *how))
-                self._to_report[ticket, attempt] = now + STARTED_AFTER
+        self.running[ticket] = Running(attempt, spec, now)
+        self._to_report[ticket, attempt] = now + STARTED_AFTER
 
     # --- commands ahead --------------------------------------------------------------------------
 
@@ -392,12 +420,22 @@ class Executor:
         for lane, room in self._lanes.takers(len(self.queue), now):
             for _ in range(room):
                 item = next(iter(self.queue.values()), None)
-                spec = None if item is None else _command_of(item)
+                spec = None if item is None else self._narrow_command(item)
                 if item is None or spec is None:
                     return
                 del self.queue[item.ticket]
                 ahead = self.ahead[item.ticket] = Ahead(item, spec)
                 out.prompt.append(self._lanes.hand(lane, ahead, now))
+
+    def _narrow_command(self, item: JobItem) -> Command | None:
+        """None for what is no command, has files, takes more than the slot that another leaves, or is not
+        understood: that is said when it starts."""
+        try:
+            spec = unpack_spec(item.body)
+        except ProtocolError:
+            return None
+        is_fit = isinstance(spec, Command) and not spec.extras.has_files and self._slots_of(spec) == 1
+        return spec if is_fit and isinstance(spec, Command) else None
 
     def _take_back(self, ahead: Ahead, fate: Fate, out: Outcome) -> None:
         ahead.fate = fate
@@ -434,7 +472,11 @@ class Executor:
         ahead = self._lanes.take_out(key)
         if ahead is None:
             return
-        self._parting = {each for each in self._parting if (lane := self._lanes.of(each)) and lane.ahead}
+        self._parting = {
+            each
+            for each in self._parting
+            if each in self._wide or ((lane := self._lanes.of(each)) and lane.ahead)
+        }
         if ahead.fate is Fate.DROPPED:
             return
         del self.ahead[key.ticket]
@@ -452,7 +494,7 @@ class Executor:
         """A command that counts no more is killed; its end is nobody's news."""
         self._kill(key, out)
         lane = self._lanes.of(key)
-        if lane is not None and lane.ahead:
+        if key in self._wide or (lane is not None and lane.ahead):
             self._parting.add(key)
 
     # --- results ---------------------------------------------------------------------------------
@@ -489,15 +531,6 @@ class Executor:
         due = [held for held in due if held.ticket in self.running]
         for batch in in_batches(due):
             out.prompt.append(Send(Started(batch)))
-
-
-def _command_of(item: JobItem) -> Command | None:
-    """None for what is no command, has files, or is not understood: that is said when it starts."""
-    try:
-        spec = unpack_spec(item.body)
-    except ProtocolError:
-        return None
-    return spec if isinstance(spec, Command) and not spec.extras.has_files else None
 
 
 def _leaves_files(spec: JobSpec) -> bool:

@@ -211,7 +211,7 @@ class NodeCore:
     def _info(self) -> Info:
         executor = self.executor
         running = len(executor.running)
-        free = max(0, executor.slots - running)
+        free = max(0, executor.slots - executor.taken)
         waiting = len(executor.queue) + len(executor.ahead)
         return Info(waiting, running, free, self._measured.load, self._measured.memory)
 

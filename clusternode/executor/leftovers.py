@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+
+from clusternode.executor.removal import remove_tree
 
 NODE_VARIABLE = "EVENLY_NODE_ID"
 TICKET_VARIABLE = "EVENLY_TICKET"
+#: Looks at all processes: who was killed in one of them may have started others meanwhile.
+LOOKS = 50
 
 
 def kill_leftovers(node_id: str, ticket: str | None = None) -> int:
@@ -21,19 +25,28 @@ def kill_leftovers(node_id: str, ticket: str | None = None) -> int:
     wanted = [f"{NODE_VARIABLE}={node_id}".encode()]
     if ticket is not None:
         wanted.append(f"{TICKET_VARIABLE}={ticket}".encode())
-    killed = 0
+    killed: set[int] = set()
+    for _ in range(LOOKS):
+        found = list(_processes_with(wanted))
+        if not found:
+            break
+        for pid in found:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        killed.update(found)
+    return len(killed)
+
+
+def _processes_with(variables: list[bytes]) -> Iterator[int]:
     for entry in os.listdir("/proc"):
-        if not entry.isdigit() or int(entry) == os.getpid():
-            continue
-        with contextlib.suppress(OSError):
-            variables = Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")
-            if all(each in variables for each in wanted):
-                os.kill(int(entry), signal.SIGKILL)
-                killed += 1
-    return killed
+        if entry.isdigit() and int(entry) != os.getpid():
+            with contextlib.suppress(OSError):
+                there = Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")
+                if all(each in there for each in variables):
+                    yield int(entry)
 
 
 def empty_directory(directory: Path) -> None:
     """Makes `directory` if need be, and empties it."""
-    shutil.rmtree(directory, ignore_errors=True)
+    remove_tree(str(directory))
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 from typing import Any
+
+from clusternode.executor.removal import remove_tree
 
 #: (variables, working directory or "", standard input, directory for the whole output or "")
 Wishes = tuple[dict[str, str], str, bytes, str]
@@ -62,6 +63,15 @@ class Place:
         self._untouched = self._look()
 
     def _make(self) -> None:
+        try:
+            self._make_next()
+        except OSError:
+            # A job that removed or closed what is above its directory must not cost the next ones theirs.
+            os.makedirs(self._parent, 0o700, exist_ok=True)
+            os.chmod(self._parent, 0o700)
+            self._make_next()
+
+    def _make_next(self) -> None:
         while True:
             self._made += 1
             self.path = f"{self._parent}/{os.getpid()}.{self._made}"
@@ -78,7 +88,7 @@ class Place:
         try:
             os.rmdir(self.path)
         except OSError:
-            shutil.rmtree(self.path, ignore_errors=True)
+            remove_tree(self.path)
 
     def _look(self) -> tuple[int, ...] | None:
         try:
@@ -138,7 +148,9 @@ class Surroundings:
                 return os.posix_spawn(SHELL, words, everything, **options)
         finally:
             if directory:
-                os.chdir(self.place.path)
+                # It may have been removed already; then the next job has another one.
+                with contextlib.suppress(OSError):
+                    os.chdir(self.place.path)
 
     def _spawn_program(self, key: tuple[str, int], words: list[str], stdout: int, stderr: int) -> int:
         assert self._from_shell is not None

@@ -21,6 +21,7 @@ from itertools import count
 from pathlib import Path
 
 from clusternode.core.events import CommandEnded, Event, FromHelpers, Shipped, Spawn, SpawnTask
+from clusternode.executor.removal import remove_tree
 from clusternode.files.home import CHECKPOINT, CONFLICT, RESULTS, WRONG
 from clusternode.files.moving import Mover
 from clusternode.files.tree import BadTree, Found, copied, find, hashed
@@ -200,7 +201,7 @@ class Stager:
     def _clear(self, key: Key) -> None:
         stage = self._stages.pop(key, None)
         if stage is not None:
-            self._start(asyncio.to_thread(shutil.rmtree, stage.root, ignore_errors=True))
+            self._start(asyncio.to_thread(remove_tree, str(stage.root)))
 
     # --- while it runs ---------------------------------------------------------------------------
 
@@ -247,7 +248,7 @@ class Stager:
                 except OSError as error:
                     raise Refused(WRONG, f"{error.strerror} ({error.filename})") from None
                 finally:
-                    await asyncio.to_thread(shutil.rmtree, copy, ignore_errors=True)
+                    await asyncio.to_thread(remove_tree, str(copy))
         raise AssertionError
 
 
@@ -260,7 +261,7 @@ def _with_scripts() -> str:
 
 
 def _make(stage: Stage) -> None:
-    shutil.rmtree(stage.root, ignore_errors=True)
+    remove_tree(str(stage.root))
     stage.root.parent.mkdir(mode=0o700, exist_ok=True)
     for place in (stage.root, stage.work, stage.results, stage.checkpoint):
         place.mkdir(mode=0o700)

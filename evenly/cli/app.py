@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
@@ -43,8 +43,18 @@ COMMANDS = {
 }
 
 
+class ReaderGone(Exception):
+    """A BrokenPipeError, under a name that click does not know: it would exit with 1."""
+
+
 class Commands(click.Group):
     """Help and completion of names take the table alone."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise ReaderGone from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -88,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = _run(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGone):
         # What is still in the buffer must not be written at the end of the program.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exits.BROKEN_PIPE
@@ -99,8 +109,6 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         evenly.main(arguments, prog_name=PROGRAM, standalone_mode=False)
     except SystemExit as exit:
-        if isinstance(exit.__context__, BrokenPipeError):  # click has pacified the output
-            return exits.BROKEN_PIPE
         return exit.code if isinstance(exit.code, int) else exits.OK if exit.code is None else exits.FAILED
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -114,7 +122,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return exits.USAGE
     except (KeyboardInterrupt, click.Abort):
         return exits.INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGone):
         raise
     except Exception as error:
         code = _code_of(error)

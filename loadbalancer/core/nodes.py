@@ -105,8 +105,13 @@ class Node:
 
     @property
     def running(self) -> int:
-        """Executors start jobs as long as they have slots, so what they hold tells what runs."""
-        return min(self.slots, len(self.jobs)) if self.link is not None else 0
+        """Executors start jobs as long as they have slots, so what they hold tells what runs.
+
+        But for jobs of more than one slot: of these only INFO tells, a second late.
+        """
+        info = self.info
+        extra = max(0, self.slots - info.free_slots - info.running) if info is not None else 0
+        return min(self.slots - extra, len(self.jobs)) if self.link is not None else 0
 
     @property
     def is_idle(self) -> bool:

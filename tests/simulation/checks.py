@@ -9,8 +9,8 @@ from clusternode.core.node import NodeCore
 from loadbalancer.core import events as balancer_events
 from loadbalancer.core.balancer import Balancer
 from loadbalancer.core.jobs import State
-from protocol.job import Command, unpack_report, unpack_spec
-from protocol.messages import NotHere, ResReq, Result
+from protocol.job import Command, JobSpec, Sleep, unpack_report, unpack_spec
+from protocol.messages import Held, NotHere, ResReq, Result
 from protocol.replies import counted
 
 if TYPE_CHECKING:
@@ -101,8 +101,41 @@ def _has(core: NodeCore, ticket: str, attempt: int) -> bool:
     )
 
 
-def step_node(world: World, core: NodeCore, event: Any, now: float) -> Any:
-    """A step of a node: each result that comes home ends an open ticket, or is stale."""
+def step_node(node: SimNode, core: NodeCore, event: Any, now: float) -> Any:
+    """A step of a node, whose slots are looked at before and after."""
+    waiting = list(core.executor.queue)
+    outcome = _step_node(node.world, core, event, now)
+    _check_slots(node, core, waiting)
+    return outcome
+
+
+def _check_slots(node: SimNode, core: NodeCore, waited: list[str]) -> None:
+    """What runs takes no more slots than there are; none stays free that the next job could have, and none of
+    those that `waited` overtakes the first of them, however many slots it waits for."""
+    executor, pool, where = core.executor, node.pool, f"seed {node.world.seed}: {node.name}"
+    running = {Held(ticket, job.attempt): job.spec for ticket, job in executor.running.items()}
+    used = sum(_slots_of(spec, executor.slots) for spec in running.values())
+    # A wide one that counts no more, but is still to end.
+    for key in pool.running() if pool is not None and executor.slots > 1 else []:
+        if key in pool.wide and key not in running:
+            used += min(pool.wide[key], executor.slots)
+    assert used <= executor.taken <= executor.slots, f"{where} runs too much: {used}, {executor.taken}"
+    head = next(iter(executor.queue.values()), None)
+    if head is None or executor.draining:
+        return
+    is_room = _slots_of(unpack_spec(head.body), executor.slots) <= executor.slots - executor.taken
+    assert not is_room, f"{where} has room for {head.ticket}"
+    if waited and waited[0] in executor.queue:
+        past = [each for each in waited[1:] if each in executor.running or each in executor.ahead]
+        assert not past, f"{where} starts {past} before {waited[0]}"
+
+
+def _slots_of(spec: JobSpec, slots: int) -> int:
+    return 1 if isinstance(spec, Sleep) else max(1, min(spec.extras.cpus, slots))
+
+
+def _step_node(world: World, core: NodeCore, event: Any, now: float) -> Any:
+    """Each result that comes home ends an open ticket, or is stale."""
     message = event.message if isinstance(event, node_events.FromBalancer) else None
     if not isinstance(message, Result | ResReq) or not core.connected:
         return core.step(event, now)

@@ -100,7 +100,7 @@ class SimNode:
         identity = Identity(self.node_id, f"i{next(self.world.counter)}", self.name, self.slots)
         core = NodeCore(identity, stored, max(disk.tickets, default=0) + 1, kept, self.world.now)
         process = Process(self.world, core, node_events.Tick(), disk.apply)
-        process.step = lambda event, now: step_node(self.world, core, event, now)
+        process.step = lambda event, now: step_node(self, core, event, now)
         process.perform = lambda action: self._perform(process, action)
         process.died = self.crash_and_return
         self.process = process
@@ -554,7 +554,7 @@ class World:
 def is_endless(spec: JobSpec) -> bool:
     if isinstance(spec, Sleep):
         return spec.ms > DAY * 1000
-    return spec.line == LONG if isinstance(spec, Command) else spec == as_task(Command(LONG))
+    return spec.line == LONG if isinstance(spec, Command) else LONG in spec.payload
 
 
 def as_task(command: Command) -> Task:

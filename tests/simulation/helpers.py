@@ -41,7 +41,7 @@ class SimHelper:
         #: What the node has given it and has not heard the end of.
         self.known: list[Held] = []
         #: What it has itself: the command that runs, and those behind it.
-        self._running: Held | None = None
+        self.running: Held | None = None
         self._began = 0.0
         self._ahead: deque[tuple[Held, str]] = deque()
         self.dead = False
@@ -94,7 +94,7 @@ class SimHelper:
     def _on_run(self, key: Held, line: str) -> None:
         if not self.dead:
             self._ahead.append((key, line))
-            self._world.seen["handed ahead"] += self._running is not None
+            self._world.seen["handed ahead"] += self.running is not None
             self._start_next()
 
     def _on_take(self, key: Held) -> None:
@@ -105,14 +105,14 @@ class SimHelper:
                 return
 
     def _on_kill(self, key: Held) -> None:
-        if self._running == key:
+        if self.running == key:
             self._world.after(0.01, lambda: self._on_end(key, 143))
 
     def _start_next(self) -> None:
-        if self._running is not None or not self._ahead:
+        if self.running is not None or not self._ahead:
             return
         key, line = self._ahead.popleft()
-        self._running, self._began = key, self._world.now
+        self.running, self._began = key, self._world.now
         self._world.started(*key, self._node)
         self._node.commands.add(key)
         if line == POISON:
@@ -126,12 +126,12 @@ class SimHelper:
             self._world.after(float(seconds), lambda: self._on_end(key, int(code or 0)))
 
     def _on_end(self, key: Held, code: int) -> None:
-        if self.dead or self._running != key:
+        if self.dead or self.running != key:
             return
         if not self._process.alive:
             self._end_all()  # nobody hears of it
             return
-        self._running = None
+        self.running = None
         self._node.commands.discard(key)
         ended = CommandEnded(*key, self._began, self._world.now, code)
         self._pass(1, lambda: self._hear(ended))
@@ -146,8 +146,8 @@ class SimHelper:
 
     def _end_all(self) -> None:
         self.dead = True
-        if self._running is not None:
-            self._node.commands.discard(self._running)
+        if self.running is not None:
+            self._node.commands.discard(self.running)
         self._ahead.clear()
 
     def _pass(self, way: int, arrive: Callable[[], None]) -> None:
@@ -166,9 +166,14 @@ class SimPool:
         self._process = process
         self._helpers: list[SimHelper] = []
         self._supervisors: list[SimHelper] = []
+        #: Slots that were asked for, where these are more than one.
+        self.wide: dict[Held, int] = {}
 
     def perform(self, action: Spawn | SpawnTask | TakeBack | Kill) -> None:
         key = Held(action.ticket, action.attempt)
+        if isinstance(action, Spawn | SpawnTask) and action.extras is not None and action.extras.cpus > 1:
+            self.wide[key] = action.extras.cpus
+            self._node.world.seen["wide"] += 1
         if isinstance(action, Spawn):
             self._spawn(key, action)
             return
@@ -194,6 +199,11 @@ class SimPool:
         helpers[:] = [each for each in helpers if not each.gone]
         helpers.append(SimHelper(self._node, self._process))
         return helpers[-1]
+
+    def running(self) -> list[Held]:
+        """Whatever the core knows of it."""
+        helpers = (*self._helpers, *self._supervisors)
+        return [each.running for each in helpers if each.running is not None and not each.dead]
 
     def kill_one(self) -> None:
         living = [each for each in (*self._helpers, *self._supervisors) if not each.dead]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from clusternode.executor import helper
 from clusternode.executor import surroundings as module
+from clusternode.executor.removal import remove_tree
 from clusternode.executor.surroundings import Place, Surroundings, plain_words
 from protocol import limits
 
@@ -238,3 +239,16 @@ def test_a_directory_that_was_changed_is_removed_and_the_next_job_has_a_new_one(
     place.enter()
     assert place.path == os.getcwd() != path
     assert os.listdir(".") == []
+
+
+def test_a_job_that_removes_what_is_above_its_directory_costs_the_next_one_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = Place(str(tmp_path / "above" / "work"))
+    for above in (tmp_path / "above" / "work", tmp_path / "above"):
+        place.enter()
+        remove_tree(str(above))
+        place.leave()
+    place.enter()
+    assert os.getcwd() == place.path

@@ -85,3 +85,52 @@ def test_after_the_end_nothing_is_left() -> None:
     decoder.feed(b"last")
     assert decoder.end() == [b"last"]
     assert decoder.end() == []
+
+
+def until_upload(stream: bytes) -> tuple[list[bytes | None], bytes | None]:
+    """What `feed_to_upload` says of a whole stream: line by line, nothing cleverer."""
+    lines: list[bytes | None] = []
+    while (end := stream.find(b"\n")) >= 0:
+        line = stream[:end].removesuffix(b"\r")
+        stream = stream[end + 1 :]
+        lines.append(line if len(line) <= LIMIT else None)
+        word = line[:6].lower()
+        if len(line) <= LIMIT and word == b"upload" and line[6:7] in (b"", b" ", b"\t", b"\r"):
+            return lines, stream
+    return lines, None
+
+
+def fed_to_upload(*fed: bytes) -> tuple[list[bytes | None], bytes | None]:
+    decoder = LineDecoder(LIMIT)
+    lines: list[bytes | None] = []
+    for number, data in enumerate(fed):
+        found, rest = decoder.feed_to_upload(data)
+        lines += found
+        if rest is not None:
+            return lines, rest + b"".join(fed[number + 1 :])
+    return lines, None
+
+
+words = st.sampled_from(
+    [b"upload", b"upload ", b"Upload", b"uPLOAD\t", b"up", b"load ", b"x", b" ", b"\r", b"\n"]
+)
+
+
+@given(st.lists(words, max_size=30).map(b"".join), cuts)
+def test_any_split_ends_at_the_same_upload(stream: bytes, sizes: list[int]) -> None:
+    assert fed_to_upload(*pieces(stream, sizes)) == fed_to_upload(stream) == until_upload(stream)
+
+
+@pytest.mark.parametrize("size", range(1, 12))
+def test_an_upload_line_is_found_however_it_is_cut(size: int) -> None:
+    stream = b"a\nUPLOAD x\nupload y\n"
+    parts = [stream[at : at + size] for at in range(0, len(stream), size)]
+    assert fed_to_upload(*parts) == ([b"a", b"UPLOAD x"], b"upload y\n")
+
+
+def test_lines_that_speak_of_uploads_cost_no_more_than_others() -> None:
+    # 64 KiB of them at once: a copy of the rest for each would be half a gigabyte.
+    stream = b"run echo upload\n" * 4096
+    decoder = LineDecoder()
+    lines, rest = decoder.feed_to_upload(stream)
+    assert (len(lines), rest) == (4096, None)
