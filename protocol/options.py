@@ -404,6 +404,8 @@ def _how(
         raise BadOption(f"--after takes {AFTER_LIMIT} tickets at most.")
     if len(files := values.pop("file", ())) > FILES_LIMIT or len(dict(files)) < len(files):
         raise BadOption(f"--file takes {FILES_LIMIT} files at most, each with a name of its own.")
+    if not (values or files):
+        return limit, retries, once, NO_EXTRAS
     given = {name.replace("-", "_"): value for name, value in values.items()} | {"files": files}
     return limit, retries, once, extras if (extras := Extras(**given)) != NO_EXTRAS else NO_EXTRAS
 
