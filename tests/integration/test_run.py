@@ -264,3 +264,40 @@ def test_nodes_that_are_restarted_meanwhile(make_cluster: Callable[..., Cluster]
         ended = end_of(process)
     assert (ended.code, ended.report["succeeded"]) == (0, 300), ended
     assert traces.counts.keys() == {str(number) for number in range(300)}
+
+
+def test_a_node_that_stays_away_for_a_while_costs_no_job_and_makes_none_twice(
+    make_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    cluster = make_cluster()
+    alpha, beta = cluster.start("alpha", "beta")
+    traces = Traces(tmp_path)
+    jobs = range(0, 5000, 20)
+    lines = [{"run": traces.job(n)} if n in jobs else {"sleep": 0} for n in range(5000)]
+    path = write(tmp_path, lines)
+    with started("run", path, "-s", servers(alpha.port, beta.port), "--json") as process:
+        eventually(lambda: len(traces) > 0, "one has run")
+        alpha.kill()
+        eventually(lambda: len(traces) > 20, "others run meanwhile")
+        alpha.start()
+        ended = end_of(process)
+    assert (ended.code, ended.report["succeeded"]) == (0, 5000), ended
+    assert traces.counts.keys() == {str(number) for number in jobs}
+    tickets = []
+    for node in (alpha, beta):
+        with node.client() as client:
+            client.send("getall")
+            tickets.append(len(client.block("")) - 1)
+    assert sum(tickets) == 5000, tickets
+
+
+def test_lines_with_the_same_key_of_their_own_are_one_job(shared_cluster: Cluster, tmp_path: Path) -> None:
+    traces = Traces(tmp_path)
+    command = {"run": traces.job("x"), "key": f"{tmp_path.name}-run"}
+    path = write(tmp_path, [command, {"sleep": 0, "key": f"{tmp_path.name}-sleep"}] * 2)
+    ended = evenly("run", path, "-s", server(shared_cluster), "--json")
+    assert (ended.code, ended.report["succeeded"]) == (0, 4)
+    with sqlite3.connect(f"{path}.run") as state:
+        (tickets,) = state.execute("SELECT count(DISTINCT ticket) FROM job").fetchone()
+    state.close()
+    assert (tickets, traces.counts) == (2, {"x": 1})
