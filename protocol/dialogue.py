@@ -19,7 +19,7 @@ from protocol.limits import (
     WAIT_LIMIT,
 )
 from protocol.listing import LIST_OPTIONS, ListJobs, parse_list
-from protocol.options import OPTIONS, TASK_OPTIONS, BadOption, Option, command, split, task
+from protocol.options import OPTIONS, TASK_OPTIONS, BadOption, Option, command, key, split, task
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,9 +296,15 @@ def _job(given: dict[str, Any]) -> Request:
             # All in ASCII: half a surrogate pair, which JSON can say, is no text to the wire.
             payload = json.dumps(options.pop("payload", {}))
             return Submit(task(name, payload, _as_options(options)))
-        case {"sleep": int(ms), **others} if not isinstance(ms, bool) and not others:
-            return Submit(Sleep(ms)) if 0 <= ms <= SLEEP_LIMIT_MS else Invalid(BAD_NUMBER)
+        case {"sleep": int(ms), **others} if not isinstance(ms, bool) and others.keys() <= SLEEP_OPTIONS:
+            if not 0 <= ms <= SLEEP_LIMIT_MS:
+                return Invalid(BAD_NUMBER)
+            return Submit(Sleep(ms, key(others["key"]) if others else ""))
     return Invalid(f"That object is no job; {JSON_FORM}")
+
+
+#: A sleep has nothing else to be told.
+SLEEP_OPTIONS = {"key"}
 
 
 def _as_options(given: dict[str, Any]) -> list[tuple[str, Any]]:

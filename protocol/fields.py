@@ -55,15 +55,20 @@ def name(value: Any, what: str) -> str:
 
 def is_name(value: str) -> bool:
     """Whether `value` can name a node: printable, no white space, at most NAME_LIMIT characters."""
-    return 0 < len(value) <= NAME_LIMIT and value.isprintable() and not any(c.isspace() for c in value)
+    # Of all white space only this one is printable.
+    return 0 < len(value) <= NAME_LIMIT and value.isprintable() and " " not in value
 
 
 def is_inside(path: object) -> bool:
-    """Whether `path` names something below a directory: relative, no `.` or `..` in it, printable."""
+    """Whether `path` names something below a directory: relative, no `.` or `..` in it, printable.
+
+    No space at an end either, where a line could not tell it.
+    """
     return (
         isinstance(path, str)
-        and 0 < len(path) <= PATH_LIMIT
         and path.isprintable()
+        and 0 < len(path.encode()) <= PATH_LIMIT
+        and path == path.strip()
         and all(part not in ("", ".", "..") for part in path.split("/"))
     )
 

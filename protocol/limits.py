@@ -83,7 +83,7 @@ JSON_DEPTH_LIMIT = 64
 #: `--memory` at least, or no program could start; at most: more than any machine has.
 MEMORY_LEAST = 1 * MIB
 MEMORY_LIMIT = 2**50
-#: Files that come with one job, and characters of a path in its directories.
+#: Files that come with one job, and bytes of a path in its directories: what any file system takes as a name.
 FILES_LIMIT = 100
 PATH_LIMIT = 255
 #: An uploaded file at most: what a disk holds some of.

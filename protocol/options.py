@@ -378,6 +378,15 @@ def task(name: str, payload: str, options: Iterable[tuple[str, Any]]) -> Task:
     return Task(name, payload, limit, retries, once, extras)
 
 
+def key(given: Any) -> str:
+    """A key alone, as a sleep has it.
+
+    Raises:
+        BadOption: with what is wrong and what would be right.
+    """
+    return str(_read(OPTIONS["key"], given))
+
+
 def _how(
     options: Iterable[tuple[str, Any]], allowed: Mapping[str, Option]
 ) -> tuple[float | None, int, bool, Extras]:
@@ -386,11 +395,7 @@ def _how(
         option = allowed.get(name)
         if option is None:
             raise BadOption(f"there is no option {name[:40]!r}: there are {', '.join(allowed)}.")
-        try:
-            value: Any = True if given is None and option.is_flag else option.read(given)
-        except ValueError:
-            shown = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
-            raise BadOption(f"--{name} takes {option.allowed}: not {shown[:40]!r}.") from None
+        value: Any = True if given is None and option.is_flag else _read(option, given)
         values[name] = values.get(name, ()) + value if option.is_many else value
     limit, retries = values.pop("time", None), values.pop("retries", 0)
     once = values.pop("at-most-once", False)
@@ -400,5 +405,18 @@ def _how(
         raise BadOption(f"--after takes {AFTER_LIMIT} tickets at most.")
     if len(files := values.pop("file", ())) > FILES_LIMIT or len(dict(files)) < len(files):
         raise BadOption(f"--file takes {FILES_LIMIT} files at most, each with a name of its own.")
+    names = {name + "/" for name, _ in files}
+    if any(longer != name and longer.startswith(name) for longer in names for name in names):
+        raise BadOption("--file takes names none of which is a directory of another.")
+    if not (values or files):
+        return limit, retries, once, NO_EXTRAS
     given = {name.replace("-", "_"): value for name, value in values.items()} | {"files": files}
     return limit, retries, once, extras if (extras := Extras(**given)) != NO_EXTRAS else NO_EXTRAS
+
+
+def _read(option: Option, given: Any) -> Any:
+    try:
+        return option.read(given)
+    except ValueError:
+        shown = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+        raise BadOption(f"--{option.name} takes {option.allowed}: not {shown[:40]!r}.") from None

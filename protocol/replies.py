@@ -368,7 +368,7 @@ def _json(value: dict[str, Any]) -> bytes:
 
 def spec_fields(spec: JobSpec) -> dict[str, Any]:
     if isinstance(spec, Sleep):
-        return {"sleep": spec.ms}
+        return {"sleep": spec.ms, "key": spec.key} if spec.key else {"sleep": spec.ms}
     return {
         **({"task": spec.name, "payload": _payload(spec)} if isinstance(spec, Task) else {"run": spec.line}),
         "time": spec.time_limit,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from clusternode.core.arrays import Array
 from clusternode.core.events import Line
-from protocol.job import Command, JobSpec, Sleep
+from protocol.job import Command, JobSpec, Sleep, key_of
 from protocol.messages import JobItem
 
 #: What a sleep asks for.
@@ -57,7 +57,7 @@ class OpenJob:
         self.notify = command.extras.notify
         self.after = command.extras.after
         self.has_checkpoint = command.extras.checkpoint
-        self.key = command.extras.key
+        self.key = key_of(spec)
         #: What it is, where it is one; what it is in, where it is in one.
         self.array: Array | None = None
         self.within: Array | None = None
