@@ -125,12 +125,11 @@ class Extras:
 
     def given(self) -> dict[str, Any]:
         """Those that are not the default, by name."""
-        return {
-            each.name: value for each in fields(self) if (value := getattr(self, each.name)) != each.default
-        }
+        return {name: value for name, default in _DEFAULTS if (value := getattr(self, name)) != default}
 
 
 NO_EXTRAS = Extras()
+_DEFAULTS = tuple((each.name, each.default) for each in fields(Extras))
 
 
 @dataclass(frozen=True, slots=True)

@@ -408,6 +408,8 @@ def _how(
     names = {name + "/" for name, _ in files}
     if any(longer != name and longer.startswith(name) for longer in names for name in names):
         raise BadOption("--file takes names none of which is a directory of another.")
+    if not (values or files):
+        return limit, retries, once, NO_EXTRAS
     given = {name.replace("-", "_"): value for name, value in values.items()} | {"files": files}
     return limit, retries, once, extras if (extras := Extras(**given)) != NO_EXTRAS else NO_EXTRAS
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from clusternode.core.events import Answer, KeyFreed, Outcome, Send
 from clusternode.core.openjob import Asking, OpenJob
-from protocol.job import Ended, Report, key_of
+from protocol.job import Ended, Report
 from protocol.job import Outcome as JobOutcome
 from protocol.messages import in_batches
 from protocol.relay import Claim, Claimed, Claiming, Owner

@@ -177,7 +177,7 @@ class SqliteStore:
         done = [r for r in records if isinstance(r, Done)]
         outcomes = [(r.ended.attempt, r.ended.outcome, r.seq) for r in done]
         withdrawn = [(r.seq, r.seq + r.size) for r in records if isinstance(r, Withdrawn)]
-        used, freed = keys.changes(records)
+        of_keys = keys.Changes(records)
         kept, released = _kept_and_released(records)
         noticed, over = notices.changes(records)
 
@@ -187,9 +187,8 @@ class SqliteStore:
             kept_reports = _written(self._kept, kept)
             # In this order a ticket that was submitted, cancelled and done in one batch ends as done.
             connection.executemany("INSERT INTO tickets VALUES (?, ?, ?, 0, 0, NULL, ?)", submitted)
-            connection.executemany(keys.INSERT, used)
             connection.executemany("DELETE FROM tickets WHERE seq >= ? AND seq < ?", withdrawn)
-            connection.executemany(keys.DELETE, freed)
+            of_keys.apply(connection)
             connection.executemany("UPDATE tickets SET cancelled = ? WHERE seq = ?", cancelled)
             connection.executemany(
                 "UPDATE tickets SET attempt = ?, outcome = ? WHERE seq = ? AND outcome IS NULL", outcomes

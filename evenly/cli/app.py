@@ -26,6 +26,8 @@ class Entry(NamedTuple):
 COMMANDS = {
     "submit": Entry("evenly.cli.submit:submit", "Submit a command; --wait follows it to its end."),
     "map": Entry("evenly.cli.map:map_", "A job for each line or file, as xargs and GNU parallel."),
+    "run": Entry("evenly.cli.run:run", "The jobs of a workload file, with a report at the end."),
+    "generate": Entry("evenly.cli.generate:generate", "Make a workload file of sleeps."),
     "status": Entry("evenly.cli.ask:status", "Where jobs are."),
     "result": Entry("evenly.cli.ask:result", "What a job wrote and how it ended."),
     "wait": Entry("evenly.cli.ask:wait", "Wait for jobs to end."),
@@ -35,6 +37,8 @@ COMMANDS = {
     "list": Entry("evenly.cli.cluster:list_", "Jobs by state, outcome, tag, name or age."),
     "explain": Entry("evenly.cli.ask:explain", "Why a job waits, and each attempt at it."),
     "nodes": Entry("evenly.cli.cluster:nodes", "The nodes of the cluster."),
+    "top": Entry("evenly.cli.top:top", "Watch nodes and jobs."),
+    "up": Entry("evenly.cli.up:up", "A cluster on this machine, until Ctrl-C."),
     "completion": Entry("evenly.cli.completion:completion", "Print what completes commands in a shell."),
 }
 
