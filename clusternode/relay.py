@@ -78,11 +78,14 @@ class Relay:
         """
         if self._is_mine(whom, name):
             return await self._handlers[what][0](self._node_id, value)
+        body = bytes(msgpack.packb(value))
+        if len(body) > RELAY_LIMIT:
+            raise Refused(FAULT, f"the question is over {RELAY_LIMIT} bytes")
         number, self._next_number = self._next_number, self._next_number + 1
         answer: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
         self._asked[number] = answer
         try:
-            if not self._send(Ask(number, whom, name, what, bytes(msgpack.packb(value)))):
+            if not self._send(Ask(number, whom, name, what, body)):
                 raise Refused(AWAY, "the ReverseProxy is away")
             told = await asyncio.wait_for(answer, PATIENCE)
         except TimeoutError:

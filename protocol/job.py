@@ -368,8 +368,8 @@ def unpack_report(body: bytes) -> Report:
 
 def unpack_files(rows: Any) -> tuple[ResultFile, ...]:
     """Raises ProtocolError if these are no files of a result directory."""
-    if type(rows) in (list, tuple) and len(rows) <= RESULT_FILES_LIMIT:
-        files = tuple(ResultFile(*row) for row in rows if type(row) in (list, tuple) and len(row) == 3)
+    if isinstance(rows, list | tuple) and len(rows) <= RESULT_FILES_LIMIT:
+        files = tuple(ResultFile(*row) for row in rows if isinstance(row, list | tuple) and len(row) == 3)
         are_good = all(
             is_inside(each.path) and type(each.size) is int and each.size >= 0 and is_digest(each.digest)
             for each in files

@@ -33,6 +33,7 @@ class OpenJob:
         "cancelled",
         "has_checkpoint",
         "key",
+        "notify",
         "priority",
         "retries",
         "seq",
@@ -53,6 +54,7 @@ class OpenJob:
         self.at_most_once = command.at_most_once
         self.priority = command.extras.priority
         self.tag = command.extras.tag
+        self.notify = command.extras.notify
         self.after = command.extras.after
         self.has_checkpoint = command.extras.checkpoint
         self.key = key_of(spec)

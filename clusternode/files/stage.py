@@ -120,8 +120,7 @@ class Stager:
         try:
             await asyncio.to_thread(_make, stage)
             for path, digest in extras.files:
-                files = await self._mover.fetch(job.ticket, digest)
-                await asyncio.to_thread(files.copy, digest, stage.work / path)
+                await self._mover.copy(job.ticket, digest, stage.work / path)
             if extras.checkpoint and job.attempt > 1:
                 for file in await self._mover.resume(job.ticket):
                     await self._mover.fetch_to(job.ticket, file, stage.checkpoint / file.path)
@@ -131,7 +130,7 @@ class Stager:
             self._end(key, code, f"it could not be started: {refused.reason}")
             return
         except OSError as error:
-            self._end(key, None, f"its files could not be kept here: {error.strerror} ({error.filename})")
+            self._end(key, None, f"its files could not be kept here: {_said(error)}")
             return
         if extras.checkpoint:
             stage.periodic = self._start(self._take_for_ever(job.ticket, job.attempt, stage))
@@ -143,6 +142,8 @@ class Stager:
         variables = {"EVENLY_NODE": self._address}
         if extras.checkpoint and (path := _with_scripts()):
             variables["PATH"] = path
+        if extras.files:
+            variables["EVENLY_FILES"] = str(stage.work)
         if extras.result_dir:
             variables["EVENLY_RESULT_DIR"] = str(stage.results)
         if extras.checkpoint:
@@ -194,7 +195,7 @@ class Stager:
         except (BadTree, Refused) as refused:
             fault = str(refused)
         except OSError as error:
-            fault = f"{error.strerror} ({error.filename})"
+            fault = _said(error)
         self._submit(Shipped(*key, () if fault else tuple(files), fault))
         self._clear(key)
 
@@ -246,7 +247,7 @@ class Stager:
                     if take == TAKES - 1:
                         raise Refused(CONFLICT, f"{error.filename} came and went meanwhile") from None
                 except OSError as error:
-                    raise Refused(WRONG, f"{error.strerror} ({error.filename})") from None
+                    raise Refused(WRONG, _said(error)) from None
                 finally:
                     await asyncio.to_thread(remove_tree, str(copy))
         raise AssertionError
@@ -262,9 +263,13 @@ def _with_scripts() -> str:
 
 def _make(stage: Stage) -> None:
     remove_tree(str(stage.root))
-    stage.root.parent.mkdir(mode=0o700, exist_ok=True)
+    stage.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     for place in (stage.root, stage.work, stage.results, stage.checkpoint):
         place.mkdir(mode=0o700)
+
+
+def _said(error: OSError) -> str:
+    return f"{error.strerror} ({error.filename})" if error.filename else str(error.strerror)
 
 
 def _signature(found: list[Found]) -> object:

@@ -17,8 +17,10 @@ from evenly.cli import exits
 from evenly.cli.common import complain, emit, ending, json_option, nodes_option, printable, run, write
 from evenly.cli.jobs import job_of, job_options
 from evenly.cli.progress import Bar
-from evenly.client import AsyncClient, Job, Refused, Result
+from evenly.client import AsyncClient, EvenlyError, Job, Refused, Result
+from evenly.client.aio import WINDOW
 from evenly.client.bridge import Inlet
+from evenly.client.feed import fed
 from evenly.client.template import compile_words
 
 LIST = ":::"
@@ -26,13 +28,22 @@ LIST = ":::"
 PIECE, PIECES = 64 * 1024, 8
 #: Characters of an item that a message shows.
 SHOWN = 60
+#: Seconds for tickets that are on their way when Ctrl-C comes.
+PATIENCE = 5.0
 #: Cancels on their way at once after Ctrl-C.
 AT_ONCE = 1000
 
 
 class Sent(NamedTuple):
+    """An item whose job is submitted, or refused."""
+
     item: str
-    answer: Job | Refused
+    job: asyncio.Future[Job]
+
+    @property
+    def refused(self) -> Refused | None:
+        error = self.job.exception() if self.job.done() and not self.job.cancelled() else None
+        return error if isinstance(error, Refused) else None
 
 
 @click.command(name="map", context_settings={"allow_interspersed_args": False})
@@ -82,8 +93,7 @@ class Map:
         self._separator = separator
         self._listed = listed
         self._file = file
-        #: Read, not answered by a node; answered, and not shown.
-        self._read: deque[str] = deque()
+        #: Those that are not shown yet.
         self._sent: deque[Sent] = deque()
         self._count = 0
         self._bar = Bar(len(listed) if listed is not None else None, "jobs")
@@ -105,16 +115,17 @@ class Map:
         return exits.FAILED if self._bar.failed else exits.OK
 
     async def _jobs(self, client: AsyncClient) -> AsyncIterator[Job]:
-        async for answer in client.try_submit_many(self._submissions()):
-            self._sent.append(Sent(self._read.popleft(), answer))
-            if isinstance(answer, Job):
-                yield answer
+        async for sent in fed(self._submit(client), WINDOW):
+            with contextlib.suppress(Refused):
+                yield await asyncio.shield(sent.job)  # also after Ctrl-C its ticket is wanted
 
-    async def _submissions(self) -> AsyncIterator[dict[str, Any]]:
+    async def _submit(self, client: AsyncClient) -> AsyncIterator[Sent]:
         async for item in self._items():
             self._count += 1
-            self._read.append(item)
-            yield {"run": self._fill(item, self._count), **self._options}
+            job = {"run": self._fill(item, self._count), **self._options}
+            sent = Sent(item, client.start(job))
+            self._sent.append(sent)
+            yield sent
         self._bar.total = self._count
 
     async def _items(self) -> AsyncIterator[str]:
@@ -126,6 +137,8 @@ class Map:
                 for data in _pieces(iter(lambda: file.read(PIECE), b""), self._separator):
                     yield data
         else:
+            if sys.stdin.isatty():
+                complain("items are read from the terminal, one a line; Ctrl-D ends them")
             async for item in _lines_of_stdin(self._separator):
                 yield item
 
@@ -147,8 +160,8 @@ class Map:
 
     def _show_refused(self) -> None:
         """Those before the next one that was submitted."""
-        while self._sent and isinstance(self._sent[0].answer, Refused):
-            item, refused = self._sent.popleft()
+        while self._sent and (refused := self._sent[0].refused):
+            item = self._sent.popleft().item
             if self._as_json:
                 self._bar.clear()
                 emit({"item": item, "error": str(refused)})
@@ -163,7 +176,11 @@ class Map:
     async def _give_up(self, client: AsyncClient, is_quiet: bool) -> None:
         """What was submitted and has not ended is cancelled."""
         self._bar.clear()
-        jobs = [sent.answer for sent in self._sent if isinstance(sent.answer, Job)]
+        with contextlib.suppress(EvenlyError, TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                await client.stats()  # answered behind all submissions that are on their way
+        done = [sent.job for sent in self._sent if sent.job.done() and not sent.job.cancelled()]
+        jobs = [job.result() for job in done if job.exception() is None]
         count = 0
         for at in range(0, len(jobs), AT_ONCE):
             asked = [client.cancel(job) for job in jobs[at : at + AT_ONCE]]

@@ -136,7 +136,7 @@ class AsyncClient:
             Refused: with what the node says is wrong.
             NodesUnreachable: if none of the nodes answers.
         """
-        return await self._start(submission(run, task, payload, sleep, options))
+        return await self.start(submission(run, task, payload, sleep, options))
 
     async def submit_many(self, jobs: Many[Submission]) -> AsyncIterator[Job]:
         """Submits all of them, many at once, and gives their jobs in the same order; of any number of them
@@ -156,12 +156,12 @@ class AsyncClient:
         """As `submit_many`; what is refused gives its error in its place, and the others go on."""
         if isinstance(jobs, AsyncIterable):
             # It may have nothing for a long time, and what is submitted is wanted meanwhile.
-            async for future in fed(map_async(self._start, jobs), WINDOW):
+            async for future in fed(map_async(self.start, jobs), WINDOW):
                 yield await _or_refused(future)
             return
         window: deque[asyncio.Future[Job]] = deque()
         for item in jobs:
-            window.append(self._start(item))
+            window.append(self.start(item))
             while window and (window[0].done() or self._is_full(window)):
                 yield await _or_refused(window.popleft())
         while window:
@@ -172,8 +172,8 @@ class AsyncClient:
             self._general is not None and self._general.owed_bytes > WINDOW_BYTES
         )
 
-    def _start(self, job: Submission) -> asyncio.Future[Job]:
-        """It is on its way."""
+    def start(self, job: Submission) -> asyncio.Future[Job]:
+        """Puts a submission on its way; the future has its job, or raises as `submit`."""
         item: Mapping[str, Any] = {"run": job} if isinstance(job, str) else job
         if self._sends_keys and "key" not in item:
             item = {**item, "key": f"{self._key}-{next(self._numbers)}"}
@@ -373,7 +373,7 @@ class AsyncClient:
                 delay *= 2
 
     async def partial(self, job: Job | str) -> builtins.list[Any]:
-        """What a task has stored so far."""
+        """What a task has handed out so far: objects of `attempt` and `value`."""
         return builtins.list((await self._ask(job, "partial", object_of))["partial"])
 
     async def explain(self, job: Job | str) -> dict[str, Any]:
@@ -467,9 +467,15 @@ class AsyncClient:
         return self.patience if node in self.reached else 0.0
 
     def keep(self, task: asyncio.Future[T]) -> asyncio.Future[T]:
-        """The loop itself would forget it."""
+        """The loop itself would forget it, and complain of an error that nobody reads."""
+
+        def ended(task: asyncio.Future[T]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled():
+                task.exception()
+
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(ended)
         return task
 
     async def _ask(self, job: Job | str, verb: str, answer: Callable[[bytes, Address], T]) -> T:

@@ -100,9 +100,8 @@ def place_of(name: str, directory: Path) -> Path:
     is_plain = 0 < len(name) <= PATH_LIMIT and "\0" not in name and name == str(path)
     if not is_plain or path.is_absolute() or ".." in path.parts or name == ".":
         raise TransferFailed(f"the name {name[:60]!r} leaves the directory; it was not written")
-    root = directory.resolve()
-    target = root.joinpath(*path.parts)
-    if not target.parent.resolve().is_relative_to(root) or target.is_dir():
+    target = directory.joinpath(*path.parts)
+    if not target.parent.resolve().is_relative_to(directory.resolve()) or target.is_dir():
         raise TransferFailed(
             f"{name[:60]!r} cannot be written below {directory}: something else is in its way"
         )

@@ -40,7 +40,7 @@ from loadbalancer.core.keys import Keys
 from loadbalancer.core.ledger import Ledger
 from loadbalancer.core.nodes import Node
 from loadbalancer.core.questions import Questions
-from loadbalancer.core.relay import whom
+from loadbalancer.core.relay import Unanswered, whom
 from loadbalancer.core.settings import Settings
 from protocol.job import Ended
 from protocol.job import Outcome as JobOutcome
@@ -71,7 +71,7 @@ from protocol.messages import (
     in_batches,
 )
 from protocol.messages import Job as JobMessage
-from protocol.relay import Ask, Claim, Claimed, Told
+from protocol.relay import AWAY, Ask, Claim, Claimed, Told
 
 #: A node that is away and holds nothing stays in `nodes` this long.
 REMEMBER_NODE = 3600.0
@@ -105,6 +105,7 @@ class Balancer:
         )
         self._actions: list[Action] = []
         self._prompt: list[Action] = []
+        self._unanswered = Unanswered()
         self._courier = Courier(self.ledger, lambda action: self._actions.append(action))
 
     # --- the step --------------------------------------------------------------------------------
@@ -242,6 +243,9 @@ class Balancer:
         node.link, node.deadline = None, self._now + self.settings.node_grace_period
         node.recalled.clear()
         self._courier.link_ended(node, link)
+        for asker, number in self._unanswered.gone(node.node_id):
+            if (waiting := self.ledger.nodes.get(asker)) is not None:
+                self._prompt_to(waiting, Told(number, "", AWAY, b"its node has gone away"))
         waits = f"; its {len(node.jobs)} jobs wait {self.settings.node_grace_period:g} s for it"
         self._log(f"node {node.name} is away{waits if node.jobs else ''}", warning=True)
         for job in list(node.jobs.values()):
@@ -463,9 +467,11 @@ class Balancer:
             assert asked.link is not None
             assert node.link is not None
             passed = replace(ask, whom="node", name=node.node_id)
+            self._unanswered.passed_on(asked.node_id, node.node_id, ask.number)
             self._prompt.append(PassOn(asked.link, passed, node.link))
 
     def _on_told(self, node: Node, told: Told) -> None:
+        self._unanswered.told(node.node_id, told.name, told.number)
         asker = self.ledger.nodes.get(told.name)
         if asker is not None:
             self._prompt_to(asker, replace(told, name=node.node_id))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from .background import Background
 from .fake_node import FakeCluster
 
 
@@ -14,3 +15,10 @@ async def cluster() -> AsyncIterator[FakeCluster]:
     cluster = FakeCluster()
     yield cluster
     await cluster.stop()
+
+
+@pytest.fixture
+def background() -> Iterator[Background]:
+    background = Background()
+    yield background
+    background.end()

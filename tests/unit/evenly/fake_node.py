@@ -63,6 +63,9 @@ class FakeNode:
         self.is_stopping = False
         #: What becomes of the bytes of files on their way.
         self.spoil = False
+        #: Said of a job that ends at once, and to `explain`.
+        self.finish_with: dict[str, Any] = {}
+        self.explained: dict[str, Any] = {"why": "it waits", "attempts": []}
         self._server: asyncio.Server | None = None
 
     @property
@@ -90,10 +93,11 @@ class FakeNode:
     def submitted(self) -> list[str]:
         return [job["job"].get("run", "") for job in self.jobs.values()]
 
-    def finish(self, ticket: str, *, exit_code: int = 0, **fields: Any) -> None:
+    def finish(self, ticket: str, *, exit_code: int | None = 0, **fields: Any) -> None:
         job = self.jobs[ticket]
         job.update(state="done", outcome="failed" if exit_code else "succeeded", exit_code=exit_code)
         job.update(started_at=2.0, finished_at=3.0, attempt=1, node=self.name, stdout="", stderr="")
+        job.update(reason=None, value=None)
         job.update(fields)
         self.ended[ticket].set()
         for writer in self.subscribers:
@@ -155,6 +159,8 @@ class FakeNode:
                 await self._upload(rest, reader, writer)
             case "has":
                 self._send(writer, {"has": rest, "here": rest in self.files})
+            case "stats":
+                self._send(writer, {"node": {"name": self.name}, "balancer": None})
             case "nodes":
                 self._send(writer, {"nodes": [{"name": node.name} for node in self.cluster.nodes]})
             case "list":
@@ -190,7 +196,11 @@ class FakeNode:
         self.ended[ticket] = asyncio.Event()
         command = job.get("run", "")
         if not command.startswith("hold"):
-            self.finish(ticket, exit_code=int(command.startswith("false")), stdout=f"did {command}\n")
+            said: dict[str, Any] = {
+                "exit_code": int(command.startswith("false")),
+                "stdout": f"did {command}\n",
+            }
+            self.finish(ticket, **said | self.finish_with)
         return {"ticket": ticket}
 
     async def _about(self, verb: str, rest: str, writer: asyncio.StreamWriter) -> None:
@@ -214,7 +224,7 @@ class FakeNode:
         elif verb == "fetch":
             self._fetch(ticket, more, writer)
         elif verb == "explain":
-            self._send(writer, {"ticket": ticket, "state": job["state"], "why": "it waits", "attempts": []})
+            self._send(writer, {"ticket": ticket, "state": job["state"], **self.explained})
         else:
             self._send(writer, job)
 

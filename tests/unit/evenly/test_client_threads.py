@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
 import math
 import operator
-import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
@@ -30,72 +28,9 @@ from evenly.client import (
 )
 from evenly.client.executor import CallFuture, payload_of, value_of
 
-from .fake_node import FakeCluster, FakeNode
+from .background import Background
 
 T = TypeVar("T")
-
-
-class Caller(FakeNode):
-    """Runs the task `call` itself, as a worker would."""
-
-    def _submit(self, job: dict[str, Any]) -> dict[str, Any]:
-        reply = super()._submit(job | {"run": "hold" if "task" in job else job.get("run", "")})
-        if job.get("task") == "call" and job["payload"]["name"] != "pause":
-            try:
-                self.finish(reply["ticket"], value=call(**job["payload"]))
-            except BaseException as error:
-                self.finish(reply["ticket"], exit_code=1, stderr=_told(error), reason=str(error))
-        return reply
-
-
-def _told(error: BaseException) -> str:
-    import base64
-
-    try:
-        return f"noise\n{RAISED}{base64.b64encode(pickle.dumps(error)).decode()}\nTraceback: {error}\n"
-    except Exception:
-        return f"Traceback: {error}\n"
-
-
-class Background:
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever)
-        self.thread.start()
-        self.cluster = self.do(self._make())
-        (self.node,) = self.do(self._start())
-
-    async def _make(self) -> FakeCluster:
-        return FakeCluster()
-
-    async def _start(self) -> list[FakeNode]:
-        node = Caller(self.cluster, "n1")
-        self.cluster.nodes.append(node)
-        await node.start()
-        return [node]
-
-    def do(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
-
-    def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        async def run() -> T:
-            return function(*args, **kwargs)
-
-        result: T = self.do(run())
-        return result
-
-    def end(self) -> None:
-        self.do(self.cluster.stop())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join()
-        self.loop.close()
-
-
-@pytest.fixture
-def background() -> Iterator[Background]:
-    background = Background()
-    yield background
-    background.end()
 
 
 @pytest.fixture
