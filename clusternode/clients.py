@@ -8,13 +8,14 @@ import heapq
 import logging
 import socket
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, cast
 
-from clusternode.core.done import reply_of_done, view_of_done
-from clusternode.core.events import Asked, Line, LinesReceived, LookUp
+from clusternode.core.done import reply_of_done
+from clusternode.core.events import Asked, Line, LinesReceived, LookUp, StatesAre, StatesOf
+from clusternode.listing import Listing, all_results, unreadable, view_of
 from clusternode.store.sqlite import TicketRow
 from clusternode.tickets import new_tickets
 from clusternode.uploads import Intake, Item, Uploading
@@ -44,24 +45,20 @@ from protocol.dialogue import (
     parse_line,
 )
 from protocol.errors import ProtocolError
-from protocol.job import JobState, unpack_spec
+from protocol.job import JobState
 from protocol.limits import ARRAY_PAGE, CLIENT_BUFFER_LIMIT, CLIENTS_LIMIT, LINES_PER_TURN, PIPELINE_LIMIT
+from protocol.listing import ListJobs
 from protocol.replies import (
     ArrayView,
     Failure,
     Goodbye,
     HelpText,
-    JobView,
     JsonMode,
     LeftOut,
     Reply,
     ResultOf,
     StatusOf,
     UnknownTicket,
-    listing_end,
-    listing_failure,
-    listing_row,
-    listing_start,
     render_json,
     render_text,
 )
@@ -126,6 +123,7 @@ class Client(asyncio.Protocol):
         self._flushing = False
         self._streaming: asyncio.Task[None] | None = None
         self._lookups: dict[int, LookUp] = {}
+        self._listings: dict[int, Listing] = {}
         #: Set whenever replies have left, or will never leave.
         self._moved = asyncio.Event()
         self._linger: asyncio.TimerHandle | None = None
@@ -173,6 +171,8 @@ class Client(asyncio.Protocol):
         self._lookups.clear()
         self._held_back.clear()
         self._news.clear()
+        for listing in self._listings.values():
+            listing.hear(None)
         self._writable.set()
         self._moved.set()
         if self._linger is not None:
@@ -292,7 +292,9 @@ class Client(asyncio.Protocol):
             case Exit():
                 self._reply(number, Goodbye())
             case GetAll():
-                self._stream_later(number, self._listing(self._reads_json(number)))
+                self._stream_later(number, all_results(self._door.store, self._reads_json(number)))
+            case ListJobs():
+                self._stream_later(number, self._list(number, request))
             case Tail():
                 self._stream_later(number, self._door.desk.tail(request, self._reads_json(number)))
             case Fetch(_, path) if path:
@@ -425,15 +427,21 @@ class Client(asyncio.Protocol):
         self._streaming = None
         self._schedule_flush()
 
-    async def _listing(self, as_json: bool) -> AsyncGenerator[bytes]:
-        """`getall`, page by page."""
-        yield listing_start(as_json)
-        after, first = 0, True
-        while rows := await self._door.store.page(after):
-            pieces = [_listed(row, as_json, first and row is rows[0]) for row in rows]
-            first, after = False, rows[-1].seq
-            yield b"".join(pieces)
-        yield listing_end(as_json)
+    async def _list(self, number: int, asked: ListJobs) -> AsyncGenerator[bytes]:
+        def ask(tickets: Sequence[str]) -> None:
+            self._door.submit(LinesReceived(self.number, [Line(number, StatesOf(tickets), "", True)]))
+
+        listing = Listing(asked, self._reads_json(number), self._door.store, ask)
+        self._listings[number] = listing
+        try:
+            yield await listing.reply()
+        finally:
+            del self._listings[number]
+
+    def hear(self, number: int, states: StatesAre) -> None:
+        """Where open tickets are that a `list` asked for."""
+        if number in self._listings:
+            self._listings[number].hear(states)
 
     # --- answers from the store ------------------------------------------------------------------
 
@@ -484,27 +492,10 @@ def _tickets_of(request: Request) -> int:
     return 1 + size_of(request.spec) if isinstance(request, Submit) else 1
 
 
-def _view(row: TicketRow) -> JobView:
-    if row.ended is None:
-        return JobView(row.ticket, unpack_spec(row.body), row.submitted_at, JobState.QUEUED)
-    return view_of_done(row.ticket, row.submitted_at, row.body, row.ended)
-
-
 def _reply_of_row(action: LookUp, row: TicketRow | None) -> Reply:
     if row is None:
         return UnknownTicket(action.ticket)
     try:
-        return reply_of_done(action.asked, _view(row))
+        return reply_of_done(action.asked, view_of(row))
     except ProtocolError as error:
-        return Failure(_unreadable(row, error))
-
-
-def _listed(row: TicketRow, as_json: bool, first: bool) -> bytes:
-    try:
-        return listing_row(_view(row), as_json, first)
-    except ProtocolError as error:
-        return listing_failure(row.ticket, _unreadable(row, error), as_json, first)
-
-
-def _unreadable(row: TicketRow, error: ProtocolError) -> str:
-    return f"The stored job {row.ticket} cannot be read: {error.reason}."
+        return Failure(unreadable(row, error))

@@ -55,7 +55,8 @@ def name(value: Any, what: str) -> str:
 
 def is_name(value: str) -> bool:
     """Whether `value` can name a node: printable, no white space, at most NAME_LIMIT characters."""
-    return 0 < len(value) <= NAME_LIMIT and value.isprintable() and not any(c.isspace() for c in value)
+    # Of all white space only this one is printable.
+    return 0 < len(value) <= NAME_LIMIT and value.isprintable() and " " not in value
 
 
 def is_inside(path: object) -> bool:

@@ -61,12 +61,13 @@ class JobState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """A job that takes `ms` milliseconds and no process."""
+    """A job that takes `ms` milliseconds and no process. `key`: as that of `Extras`."""
 
     ms: int
+    key: str = ""
 
     def pack(self) -> bytes:
-        return bytes(msgpack.packb(("sleep", self.ms)))
+        return bytes(msgpack.packb(("sleep", self.ms, self.key) if self.key else ("sleep", self.ms)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +125,11 @@ class Extras:
 
     def given(self) -> dict[str, Any]:
         """Those that are not the default, by name."""
-        return {
-            each.name: value for each in fields(self) if (value := getattr(self, each.name)) != each.default
-        }
+        return {name: value for name, default in _DEFAULTS if (value := getattr(self, name)) != default}
 
 
 NO_EXTRAS = Extras()
+_DEFAULTS = tuple((each.name, each.default) for each in fields(Extras))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +176,11 @@ class Task:
 JobSpec = Sleep | Command | Task
 
 
+def key_of(spec: JobSpec) -> str:
+    """What makes a second submission of the same job known as that; empty where it has none."""
+    return spec.key if isinstance(spec, Sleep) else spec.extras.key
+
+
 def unpack_spec(body: bytes) -> JobSpec:
     """The job packed in `body`.
 
@@ -183,8 +188,9 @@ def unpack_spec(body: bytes) -> JobSpec:
         ProtocolError: if it is no job of this version.
     """
     match _unpack(body, "a job"):
-        case ["sleep", int(ms)] if not isinstance(ms, bool) and 0 <= ms <= SLEEP_LIMIT_MS:
-            return Sleep(ms)
+        case ["sleep", int(ms), *key] if not isinstance(ms, bool) and 0 <= ms <= SLEEP_LIMIT_MS:
+            if not key or (len(key) == 1 and type(key[0]) is str and is_name(key[0])):
+                return Sleep(ms, *key)
         case ["run", str(line), *how] if line and "\0" not in line:
             return Command(line, *_how(how))
         case ["task", str(name), str(payload), *how] if is_name(name):

@@ -39,6 +39,9 @@ LINES_PER_TURN = 500
 PIPELINE_LIMIT = 100_000
 #: Tickets of one `wait`: each is owed a reply, and all of them are taken in one turn.
 WAIT_LIMIT = 1000
+#: Tickets of one `list`, usually and at most: as many views of jobs in memory, for one client at a time.
+LIST_USUAL = 100
+LIST_LIMIT = 1000
 #: Tags that one client has subscribed to: as many dictionary entries.
 SUBSCRIPTIONS_LIMIT = 100
 #: A client that does not read gets no more than this buffered; then its lines are left unread.
@@ -97,6 +100,19 @@ KEY_PERIOD = 24 * 3600.0
 KEYS_LIMIT = 4_000_000
 #: `--notify` at most: what servers take.
 URL_LIMIT = 2000
+#: Notices that are being sent at once, each in a thread with a result in memory; and to one receiver, which
+#: has been given its last one: enough for some hundred a second where an answer takes 10 ms.
+NOTICES_AT_ONCE = 32
+NOTICES_PER_RECEIVER = 4
+#: Receivers without a notice of which it is known that they took the last one: as many dictionary entries.
+RECEIVERS_KNOWN = 1000
+#: A receiver has so long to answer, all in all; what it says beyond its status is read so far and ignored.
+NOTICE_TIMEOUT = 10.0
+NOTICE_ANSWER_BYTES = 4 * KIB
+#: From one try to the next, ever longer; after a day nobody waits for it any more.
+NOTICE_RETRY_FIRST = 1.0
+NOTICE_RETRY_MOST = 3600.0
+NOTICE_RETRY_PERIOD = 24 * 3600.0
 #: Between SIGTERM and SIGKILL of a job that is to end.
 KILL_GRACE = 2.0
 #: An attempt number at most: far more than any crash limit allows, small enough for any integer type.

@@ -14,12 +14,30 @@ from protocol.dialogue import Nodes as NodesRequest
 from protocol.dialogue import Stats as StatsRequest
 from protocol.job import Ended, Extras, ResultFile
 from protocol.messages import Message
-from protocol.replies import JobEnded, Reply
+from protocol.replies import JobEnded, JobView, Reply
 from protocol.tasks import Signature
 
 # --- events --------------------------------------------------------------------------------------
 
-Asked = Submit | GetResult | Wait | Status | CancelJob | Subscribe | Unsubscribe | NodesRequest | StatsRequest
+
+class StatesOf(NamedTuple):
+    """Where are these open tickets? Asked by `list`, piece by piece; `StatesAre` follows."""
+
+    tickets: Sequence[str]
+
+
+Asked = (
+    Submit
+    | GetResult
+    | Wait
+    | Status
+    | CancelJob
+    | Subscribe
+    | Unsubscribe
+    | NodesRequest
+    | StatsRequest
+    | StatesOf
+)
 
 
 class Line(NamedTuple):
@@ -133,6 +151,16 @@ class Found:
     keys: Mapping[str, str] = field(default_factory=dict)
 
 
+class Posted(NamedTuple):
+    """What came of `Post`: its HTTP status, or None and why; `is_hopeless`: no use to try again."""
+
+    seq: int
+    ticket: str
+    status: int | None
+    why: str
+    is_hopeless: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """This machine: load average over a minute, bytes of memory available."""
@@ -166,6 +194,7 @@ Event = (
     | Shipped
     | Found
     | TasksKnown
+    | Posted
     | Measured
     | Tick
     | Drain
@@ -223,7 +252,22 @@ class Released(NamedTuple):
     ticket: str
 
 
-Record = Submitted | Withdrawn | KeyFreed | CancelAsked | Done | Kept | Released
+class Noticed(NamedTuple):
+    """A notice is pending since its job's end, after so many tries; the next one is `due`."""
+
+    seq: int
+    since: float
+    tries: int
+    due: float
+
+
+class NoticeOver(NamedTuple):
+    """It was delivered, or is given up."""
+
+    seq: int
+
+
+Record = Submitted | Withdrawn | KeyFreed | CancelAsked | Done | Kept | Released | Noticed | NoticeOver
 
 
 # --- actions -------------------------------------------------------------------------------------
@@ -234,6 +278,16 @@ class Answer:
     client: int
     seq: int
     reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class StatesAre:
+    """Answers `StatesOf`: those that are still open. `note`: why no more is known than this node does."""
+
+    client: int
+    seq: int
+    views: Mapping[str, JobView]
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +408,13 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Post:
+    """Send the notice of this job's end to whom it is for; Posted follows."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class Drained:
     """Nothing runs here any more; the load balancer, if it is there, has every result."""
 
@@ -366,6 +427,7 @@ class Log:
 
 Action = (
     Answer
+    | StatesAre
     | Tell
     | LookUp
     | Find
@@ -379,6 +441,7 @@ Action = (
     | Forget
     | TakeBack
     | Kill
+    | Post
     | Drained
     | Log
 )

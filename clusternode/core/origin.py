@@ -22,10 +22,12 @@ from clusternode.core.events import (
     LookUp,
     Outcome,
     Send,
+    StatesOf,
     Tell,
     Withdrawn,
 )
 from clusternode.core.keys import Keys
+from clusternode.core.notices import Notices
 from clusternode.core.openjob import OpenJob, Stored, Waiter
 from clusternode.core.questions import Questions
 from clusternode.core.submissions import Submissions
@@ -84,6 +86,7 @@ class Origin:
         self.keys = Keys(self)
         self.after = After()
         self._subscriptions = Subscriptions()
+        self.notices = Notices()
         self._unsent: dict[str, OpenJob] = {}
         self._waiting: dict[int, set[str]] = {}
         #: Where the last REQUEST_OF_RES ended, so that each gets its turn.
@@ -146,7 +149,7 @@ class Origin:
         asked = line.asked
         if isinstance(asked, Submit):
             self.submissions.take(client, line, asked.spec, now, connected, out)
-        elif isinstance(asked, Nodes | Stats):
+        elif isinstance(asked, Nodes | Stats | StatesOf):
             self.questions.ask(client, line, connected, out)
         elif isinstance(asked, Subscribe | Unsubscribe):
             out.actions.append(Answer(client, line.seq, self._subscribe(client, asked)))
@@ -322,6 +325,8 @@ class Origin:
             out.records.append(Done(job.seq, ended))
             if job.has_checkpoint:
                 out.actions.append(Forget(ticket))
+            if job.notify:
+                self.notices.add(job.seq, job.notify, now, out)
             if job.waiters:
                 self._answer_waiters(job, ended, out)
             if self._subscriptions:

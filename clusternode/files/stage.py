@@ -264,7 +264,7 @@ def _with_scripts() -> str:
 
 def _make(stage: Stage) -> None:
     remove_tree(str(stage.root))
-    stage.root.parent.mkdir(mode=0o700, exist_ok=True)
+    stage.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     for place in (stage.root, stage.work, stage.results, stage.checkpoint):
         place.mkdir(mode=0o700)
 

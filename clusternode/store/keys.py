@@ -11,15 +11,28 @@ from runtime.database import seal, sealed_value
 #: `ticket`: sealed.
 SCHEMA = "CREATE TABLE keys (key TEXT PRIMARY KEY, ticket BLOB NOT NULL) WITHOUT ROWID"
 
-#: In this order: a key that is freed and used again in one batch stands for the new ticket.
-INSERT = "INSERT OR REPLACE INTO keys VALUES (?, ?)"
-DELETE = "DELETE FROM keys WHERE key = ? AND ticket = ?"
+#: So many at once in one statement: for each statement the thread of the store has to wait for its turn, and
+#: other work of the node may hold that up for milliseconds.
+AT_ONCE = 250
+_INSERT = "INSERT OR REPLACE INTO keys VALUES "
+_DELETE = "DELETE FROM keys WHERE key = ? AND ticket = ?"
+_FIND = "SELECT key, ticket FROM keys WHERE key IN "
 
 
-def changes(records: Sequence[Record]) -> tuple[list[tuple[str, bytes]], list[tuple[str, bytes]]]:
-    """What INSERT and DELETE take."""
-    used = [_row(r.key, r.ticket) for r in records if isinstance(r, Submitted) and r.key]
-    return used, [_row(r.key, r.ticket) for r in records if isinstance(r, KeyFreed)]
+class Changes:
+    """What records change: made beforehand, applied within the transaction."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        # The last one of a key counts, as a key may be freed and used again in one batch.
+        used = {r.key: r.ticket for r in records if isinstance(r, Submitted) and r.key}
+        self._used = [value for row in used.items() for value in _row(*row)]
+        self._freed = [_row(r.key, r.ticket) for r in records if isinstance(r, KeyFreed)]
+
+    def apply(self, connection: sqlite3.Connection) -> None:
+        for start in range(0, len(self._used), 2 * AT_ONCE):
+            values = self._used[start : start + 2 * AT_ONCE]
+            connection.execute(_INSERT + ", ".join(["(?, ?)"] * (len(values) // 2)), values)
+        connection.executemany(_DELETE, self._freed)
 
 
 def find(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, str]:
@@ -29,10 +42,10 @@ def find(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, str]:
         BrokenSeal: if one of them has changed.
     """
     found = {}
-    for key in keys:
-        row = connection.execute("SELECT ticket FROM keys WHERE key = ?", (key,)).fetchone()
-        if row is not None:
-            found[key] = sealed_value(row[0], key).decode()
+    for start in range(0, len(keys), AT_ONCE):
+        some = keys[start : start + AT_ONCE]
+        for key, ticket in connection.execute(f"{_FIND}({', '.join('?' * len(some))})", some):
+            found[key] = sealed_value(ticket, key).decode()
     return found
 
 

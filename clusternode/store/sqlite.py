@@ -17,8 +17,9 @@ from clusternode.core.events import (
     Submitted,
     Withdrawn,
 )
+from clusternode.core.notices import StoredNotice
 from clusternode.core.openjob import Stored
-from clusternode.store import keys
+from clusternode.store import keys, listing, notices
 from protocol.job import Ended
 from protocol.limits import KIB, MIB
 from runtime.blobs import Place, Segments
@@ -77,7 +78,7 @@ _VERSION_3 = """
     ALTER TABLE kept ADD COLUMN segment INTEGER;
     CREATE INDEX kept_segments ON kept (segment) WHERE segment IS NOT NULL
     """
-_MIGRATIONS: list[Migration] = [_VERSION_1, _to_version_2, _VERSION_3, keys.SCHEMA]
+_MIGRATIONS: list[Migration] = [_VERSION_1, _to_version_2, _VERSION_3, keys.SCHEMA, notices.SCHEMA]
 
 #: A report above this is written into a segment file, not into the database: what SQLite does with its pages
 #: costs more than one file more to make durable.
@@ -176,8 +177,9 @@ class SqliteStore:
         done = [r for r in records if isinstance(r, Done)]
         outcomes = [(r.ended.attempt, r.ended.outcome, r.seq) for r in done]
         withdrawn = [(r.seq, r.seq + r.size) for r in records if isinstance(r, Withdrawn)]
-        used, freed = keys.changes(records)
+        of_keys = keys.Changes(records)
         kept, released = _kept_and_released(records)
+        noticed, over = notices.changes(records)
 
         def change(connection: sqlite3.Connection) -> None:
             # First of all: no row may name what is not durable.
@@ -185,9 +187,8 @@ class SqliteStore:
             kept_reports = _written(self._kept, kept)
             # In this order a ticket that was submitted, cancelled and done in one batch ends as done.
             connection.executemany("INSERT INTO tickets VALUES (?, ?, ?, 0, 0, NULL, ?)", submitted)
-            connection.executemany(keys.INSERT, used)
             connection.executemany("DELETE FROM tickets WHERE seq >= ? AND seq < ?", withdrawn)
-            connection.executemany(keys.DELETE, freed)
+            of_keys.apply(connection)
             connection.executemany("UPDATE tickets SET cancelled = ? WHERE seq = ?", cancelled)
             connection.executemany(
                 "UPDATE tickets SET attempt = ?, outcome = ? WHERE seq = ? AND outcome IS NULL", outcomes
@@ -201,6 +202,8 @@ class SqliteStore:
                 [(*ended[:3], *report) for ended, report in zip(kept, kept_reports, strict=True)],
             )
             connection.executemany("DELETE FROM kept WHERE ticket = ?", released)
+            connection.executemany("INSERT OR REPLACE INTO notices VALUES (?, ?)", noticed)
+            connection.executemany("DELETE FROM notices WHERE seq = ?", over)
 
         await self._database.write(change)
         if (kept or released) and not self._kept.is_empty:
@@ -231,6 +234,19 @@ class SqliteStore:
                 if size > PAGE_BYTES:
                     break
             return rows
+
+        return await self._database.read(query)
+
+    async def pending_notices(self) -> list[StoredNotice]:
+        """Those that are pending. Raises ProtocolError if a job in the store is of another version."""
+        return await self._database.read(notices.load)
+
+    async def at(self, seq: int) -> TicketRow | None:
+        """The row with this place in the order of submission."""
+
+        def query(connection: sqlite3.Connection) -> TicketRow | None:
+            found = connection.execute(f"{_SELECT} WHERE seq = ?", (seq,)).fetchone()
+            return None if found is None else self._row(found)
 
         return await self._database.read(query)
 
@@ -300,6 +316,12 @@ class SqliteStore:
             return rows
 
         return await self._database.read(query)
+
+    async def older(self, before: int, wanted: listing.Wanted, most: int) -> listing.Piece:
+        """A piece of the look through all tickets with `seq` below `before`, from the newest on."""
+        return await self._database.read(
+            lambda connection: listing.scan(connection, before, wanted, most, self._row)
+        )
 
     async def kept(self, tickets: Sequence[str]) -> list[Ended]:
         """The kept results of these tickets; those released meanwhile are left out."""

@@ -51,7 +51,7 @@ ended = st.builds(Ended, tickets, attempts_or_none, st.sampled_from([str(o) for 
 many_ended = st.lists(ended, max_size=5)
 many_tickets = tuples_of(tickets)
 
-specs = st.builds(Sleep, st.integers(0, SLEEP_LIMIT_MS)) | st.builds(
+specs = st.builds(Sleep, st.integers(0, SLEEP_LIMIT_MS), st.sampled_from(["", "k-1"])) | st.builds(
     Command,
     texts.filter(lambda line: line and "\0" not in line),
     st.none() | st.floats(0, TIME_LIMIT, exclude_min=True),

@@ -75,6 +75,7 @@ def test_all_older_options_are_there_as_json_too() -> None:
     assert of_json({"run": "make", "at_most_once": True}) == Submit(Command("make", at_most_once=True))
     assert of_json({"run": "make", "at-most-once": False}) == Submit(Command("make"))
     assert of_json({"sleep": 250}) == Submit(Sleep(250))
+    assert of_json({"sleep": 250, "key": "k-1"}) == Submit(Sleep(250, "k-1"))
     assert of_json({"run": "two\nlines"}) == Submit(Command("two\nlines"))
 
 
@@ -122,6 +123,10 @@ def test_all_older_options_are_there_as_json_too() -> None:
             "--file takes 100 files at most, each with a name of its own.",
         ),
         ({"sleep": -1}, BAD_NUMBER),
+        (
+            {"sleep": 1, "key": "a b"},
+            "--key takes 1 to 64 printable characters without spaces: not 'a b'.",
+        ),
         ({"sleep": SLEEP_LIMIT_MS + 1}, BAD_NUMBER),
     ],
 )
