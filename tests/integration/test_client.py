@@ -155,7 +155,7 @@ def test_a_node_is_killed_and_comes_back_while_it_is_waited_for(
 def test_the_next_node_takes_over(make_cluster: Callable[..., Cluster]) -> None:
     cluster = make_cluster()
     alpha, beta = cluster.start("alpha", "beta")
-    with Client(addresses(cluster), timeout=1.0) as client:
+    with Client(addresses(cluster)) as client:
         assert client.submit("true").node.endswith(f":{alpha.port}")
         alpha.kill()
         job = client.submit("echo over")
