@@ -168,3 +168,10 @@ def talk(gate: str) -> None:
 @task
 def variable(name: str) -> str | None:
     return os.environ.get(name)
+
+
+@task
+def hand_out(count: int) -> int:
+    for number in range(count):
+        partial(number)
+    return count

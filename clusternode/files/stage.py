@@ -26,7 +26,7 @@ from clusternode.files.home import CHECKPOINT, CONFLICT, RESULTS, WRONG
 from clusternode.files.moving import Mover
 from clusternode.files.tree import BadTree, Found, copied, find, hashed
 from clusternode.relay import Refused
-from protocol.job import Extras, ResultFile
+from protocol.job import NO_EXTRAS, Extras, ResultFile
 from protocol.relay import NOT_FOUND
 
 log = logging.getLogger("clusternode")
@@ -181,9 +181,12 @@ class Stager:
                     self._clear((news.ticket, news.attempt))
 
     def ship(self, ticket: str, attempt: int) -> None:
-        """Brings home what it has left; Shipped follows."""
-        stage = self._stages[ticket, attempt]
-        stage.shipping = self._start(self._ship((ticket, attempt), stage))
+        """Brings home what it has left and handed out; Shipped follows."""
+        key = (ticket, attempt)
+        stage = self._stages.get(key)
+        if stage is None:  # a task without files
+            stage = self._stages[key] = Stage(self._directory / f"{ticket}.{attempt}", NO_EXTRAS)
+        stage.shipping = self._start(self._ship(key, stage))
 
     def unship(self, ticket: str, attempt: int) -> None:
         """Nobody wants it any more."""
@@ -195,10 +198,12 @@ class Stager:
     async def _ship(self, key: Key, stage: Stage) -> None:
         files: list[ResultFile] = []
         fault = ""
+        await self._mover.handed_in(key[0])
         try:
-            found = await asyncio.to_thread(find, stage.results, self._most_bytes)
-            files = await asyncio.to_thread(hashed, found)
-            await self._mover.bring(RESULTS, *key, files, found)
+            if stage.extras.leaves_files:
+                found = await asyncio.to_thread(find, stage.results, self._most_bytes)
+                files = await asyncio.to_thread(hashed, found)
+                await self._mover.bring(RESULTS, *key, files, found)
         except (BadTree, Refused) as refused:
             fault = str(refused)
         except OSError as error:
