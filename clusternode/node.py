@@ -37,6 +37,7 @@ from clusternode.core.events import (
     Send,
     SendKept,
     Ship,
+    Shipped,
     Spawn,
     SpawnTask,
     StatesAre,
@@ -155,7 +156,7 @@ class Node:
             work / "stage",
             mover,
             self._spawn,
-            submit,
+            self._heard,
             self._background.start,
             clock.now,
             address=f"{LOCAL if options.bind in EVERYWHERE else options.bind}:{options.client_port}",
@@ -244,7 +245,7 @@ class Node:
             return name == self._core.identity.node_id
         return name in (self._core.origin.open if whom == "origin" else self._core.executor.running)
 
-    def _heard(self, event: FromHelpers | TasksKnown) -> None:
+    def _heard(self, event: FromHelpers | TasksKnown | Shipped) -> None:
         self.engine.submit(event)
         if isinstance(event, FromHelpers):
             for news in event.news:

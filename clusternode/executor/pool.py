@@ -186,7 +186,7 @@ class Pool:
         self._by_key: dict[Key, Helper] = {}
         #: Who is told of what a job that is watched writes: (key, stream, offset, bytes).
         self.output: Callable[[tuple[str, int], int, int, bytes], None] = lambda *_: None
-        #: Jobs in the backlog that are watched.
+        #: Jobs that are watched and that no helper has, or never one of this pool.
         self._to_watch: set[Key] = set()
         #: What the core has not been told yet.
         self._news: list[CommandEnded | TakenBack | Progressed] = []
@@ -252,11 +252,11 @@ class Pool:
         self._report_now()
 
     def watch(self, what: str, key: tuple[str, int]) -> None:
-        """What is "watch" or "unwatch" goes to the helper that has this job, now or later."""
+        """What is "watch" or "unwatch" goes to the helper that has this job, now or when one gets it."""
         helper = self._by_key.get(Key(*key))
         if helper is not None:
             helper.send(what, key)
-        elif what == "watch" and self._line_of(Key(*key)) is not None:
+        elif what == "watch":
             self._to_watch.add(Key(*key))
         else:
             self._to_watch.discard(Key(*key))

@@ -20,7 +20,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-from clusternode.core.events import CommandEnded, Event, FromHelpers, Shipped, Spawn, SpawnTask
+from clusternode.core.events import CommandEnded, FromHelpers, Shipped, Spawn, SpawnTask
 from clusternode.executor.removal import remove_tree
 from clusternode.files.home import CHECKPOINT, CONFLICT, RESULTS, WRONG
 from clusternode.files.moving import Mover
@@ -73,7 +73,7 @@ class Stager:
         directory: Path,
         mover: Mover,
         spawn: Callable[[Spawn | SpawnTask], None],
-        submit: Callable[[Event], None],
+        heard: Callable[[FromHelpers | Shipped], None],
         start: Callable[[Awaitable[None]], asyncio.Task[None]],
         now: Callable[[], float],
         *,
@@ -81,12 +81,15 @@ class Stager:
         most_bytes: int,
         checkpoint_period: float,
     ) -> None:
-        """`spawn` starts what is ready; `address` is where jobs here reach this node; `most_bytes` of one
-        job's results; `checkpoint_period` in seconds."""
+        """`spawn` starts what is ready; `heard` takes what becomes of it, and has `settle` told of ends.
+
+        `address` is where jobs here reach this node; `most_bytes` of one job's results; `checkpoint_period`
+        in seconds.
+        """
         self._directory = directory.resolve()
         self._mover = mover
         self._spawn = spawn
-        self._submit = submit
+        self._heard = heard
         self._start = start
         self._now = now
         self._address = address
@@ -155,9 +158,7 @@ class Stager:
 
     def _end(self, key: Key, code: int | None, reason: str) -> None:
         now = self._now()
-        ended = FromHelpers([CommandEnded(*key, now, now, code, reason=reason)])
-        self._submit(ended)
-        self.settle(ended)
+        self._heard(FromHelpers([CommandEnded(*key, now, now, code, reason=reason)]))
 
     # --- after it has ended ----------------------------------------------------------------------
 
@@ -196,7 +197,7 @@ class Stager:
             fault = str(refused)
         except OSError as error:
             fault = _said(error)
-        self._submit(Shipped(*key, () if fault else tuple(files), fault))
+        self._heard(Shipped(*key, () if fault else tuple(files), fault))
         self._clear(key)
 
     def _clear(self, key: Key) -> None:

@@ -137,6 +137,8 @@ class Map:
                 for data in _pieces(iter(lambda: file.read(PIECE), b""), self._separator):
                     yield data
         else:
+            if sys.stdin.isatty():
+                complain("items are read from the terminal, one a line; Ctrl-D ends them")
             async for item in _lines_of_stdin(self._separator):
                 yield item
 

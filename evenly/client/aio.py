@@ -373,7 +373,7 @@ class AsyncClient:
                 delay *= 2
 
     async def partial(self, job: Job | str) -> builtins.list[Any]:
-        """What a task has stored so far."""
+        """What a task has handed out so far: objects of `attempt` and `value`."""
         return builtins.list((await self._ask(job, "partial", object_of))["partial"])
 
     async def explain(self, job: Job | str) -> dict[str, Any]:

@@ -58,7 +58,11 @@ def prepare(wishes: Wishes, told: Callable[[str], None]) -> tuple[Workload, Stat
     if wishes.resumes or wishes.retries:
         if earlier is None:
             raise WorkloadError(f"there is no run of {wishes.file} to go on with: {path} is not there")
-        return _go_on(wishes, earlier), earlier
+        try:
+            return _go_on(wishes, earlier), earlier
+        except BaseException:
+            earlier.close()
+            raise
     if earlier is not None:
         with earlier:
             if earlier.get("begun") and not earlier.get("over"):

@@ -193,10 +193,10 @@ def end_of_line(line: bytes) -> End:
         said["outcome"],
         None,
         None,
-        said["node"],
-        said["submitted_at"],
-        said["started_at"],
-        said["finished_at"],
+        said.get("node"),
+        said.get("submitted_at"),
+        said.get("started_at"),
+        said.get("finished_at"),
     )
 
 

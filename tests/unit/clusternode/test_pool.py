@@ -258,3 +258,33 @@ async def test_a_helper_that_its_job_has_stopped_is_waked_to_end_it() -> None:
     rig.pool.kill("1", 1)
     await settle()
     assert (helper.wakes, helper.got()[-1]) == (1, ("kill", ("1", 1)))
+
+
+async def test_a_job_that_is_watched_before_anybody_has_it_is_watched_from_its_start() -> None:
+    """Its files may still be on their way while it counts as running; or it waits for a helper."""
+    rig = Rig(1)
+    rig.pool.watch("watch", ("1", 1))
+    rig.pool.watch("watch", ("2", 1))
+    rig.pool.watch("unwatch", ("2", 1))
+    rig.spawn(1, 2)
+    helper = await rig.helper()
+    assert helper.got() == [("watch", ("1", 1)), run(1)]
+    rig.pool.watch("watch", ("2", 1))
+    helper.says(ended(1))
+    await settle()
+    assert helper.got() == [("watch", ("2", 1)), run(2)]
+    rig.pool.watch("unwatch", ("2", 1))
+    await settle()
+    assert helper.got() == [("unwatch", ("2", 1))]
+    assert rig.pool._to_watch == set()
+
+
+async def test_output_is_passed_on_and_is_no_news_to_the_core() -> None:
+    rig = Rig(1)
+    came: list[tuple[Any, ...]] = []
+    rig.pool.output = lambda *piece: came.append(piece)
+    rig.spawn(1)
+    helper = await rig.helper()
+    helper.says(("output", ("1", 1), 1, 5, b"x"), ended(1))
+    assert came == [(("1", 1), 1, 5, b"x")]
+    assert rig.told == [[("1", "ended")]]
