@@ -36,6 +36,9 @@ Key = tuple[str, int]
 NOT_STARTED = 126
 #: Takes a checkpoint from within a job.
 COMMAND = "evenly-checkpoint"
+#: Seconds that a job keeps its slot where its files cannot be kept: a node whose disk is full would else be
+#: the one that is free soonest, and get one after the other.
+FAULT_PAUSE = 1.0
 #: A checkpoint whose files change while they are copied is taken again so often.
 TAKES = 3
 
@@ -133,6 +136,9 @@ class Stager:
             self._end(key, code, f"it could not be started: {refused.reason}")
             return
         except OSError as error:
+            # This node's fault: it runs elsewhere. But not as fast as a queue is long.
+            log.warning("the files of %s cannot be kept here: %s", job.ticket, _said(error))
+            await asyncio.sleep(FAULT_PAUSE)
             self._end(key, None, f"its files could not be kept here: {_said(error)}")
             return
         if extras.checkpoint:
