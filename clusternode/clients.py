@@ -109,7 +109,7 @@ class Client(asyncio.Protocol):
         self._ready: dict[int, bytes | AsyncGenerator[bytes]] = {}
         self._ready_bytes = 0
         self._json_from: int | None = None
-        #: Questions behind a `wait`: asked when their turn has come, so that they see what it waited for.
+        #: Questions behind a `wait` or `tail`: asked when their turn has come, so that they see what it saw.
         self._held_back: dict[int, Question] = {}
         self._last_wait = -1
         #: Lines that belong to no line of its own, and how many had no room among them.
@@ -250,7 +250,7 @@ class Client(asyncio.Protocol):
                 self._json_from = number
         tickets = new_tickets(sum(_tickets_of(each) for _, each in requests if isinstance(each, Submit)))
         for number, request in requests:
-            if isinstance(request, Wait | CancelJob):
+            if isinstance(request, Wait | CancelJob | Tail):
                 self._last_wait = number
             if isinstance(request, Submit) and self._door.draining:
                 self._reply(number, Failure("This node is about to stop and takes no more jobs; others do."))

@@ -47,15 +47,22 @@ _NAMED = f"1 to {NAME_LIMIT} printable characters without spaces"
 LIST_OPTIONS = {
     option.name: option
     for option in (
-        Option("--state STATE", _word(*STATES), f"one of {', '.join(STATES)}", "those that are so"),
-        Option("--outcome OUTCOME", _word(*Outcome), f"one of {', '.join(Outcome)}", "that ended so"),
-        Option("--tag TAG", read_name, _NAMED, "that have this tag"),
-        Option("--name NAME", read_name, _NAMED, "that have this name"),
+        Option(
+            "--state STATE",
+            _word(*STATES),
+            f"one of {', '.join(STATES)}",
+            "only those: open, queued, running, done",
+        ),
+        Option(
+            "--outcome OUTCOME", _word(*Outcome), f"one of {', '.join(Outcome)}", "only those that ended so"
+        ),
+        Option("--tag TAG", read_name, _NAMED, "only those with this tag"),
+        Option("--name NAME", read_name, _NAMED, "only those with this name"),
         Option(
             "--since SECONDS",
             read_seconds,
             f"seconds, more than 0, at most {TIME_LIMIT:.0f}",
-            "submitted in the last so many seconds",
+            "only those of the last so many seconds",
         ),
         Option(
             "--limit N",
@@ -67,7 +74,7 @@ LIST_OPTIONS = {
             "--before TICKET",
             _ticket,
             f"a ticket of this node, {TICKET_LENGTH} letters and digits",
-            "older than this one",
+            "only older ones than this",
         ),
     )
 }

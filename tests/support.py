@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -140,6 +141,26 @@ class Client:
         """The tickets of these submissions, in text mode or JSON."""
         self.send(*lines)
         return [ticket_of(self.line()) for _ in lines]
+
+    def upload(self, content: bytes) -> str:
+        """Its SHA-256; the reply is still to be read."""
+        digest = hashlib.sha256(content).hexdigest()
+        self.socket.sendall(f"upload {len(content)} {digest}\n".encode() + content)
+        return digest
+
+    def fetch(self, ticket: str, path: str) -> bytes:
+        """A file that this job has left, whole and right; in either mode."""
+        head = self.ask(f"fetch {ticket} {path}")
+        if head.startswith("{"):
+            told = json.loads(head)
+            assert "error" not in told, told
+            size, digest = told["bytes"], told["sha256"]
+        else:
+            assert head.startswith("File: "), head
+            size, digest = int(head.split()[1]), head.split()[2]
+        content = self._in.read(size)
+        assert hashlib.sha256(content).hexdigest() == digest
+        return content
 
     def wait(self, *tickets: str) -> list[dict[str, Any]]:
         """Their results, in JSON mode, which must be on."""

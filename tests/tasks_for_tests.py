@@ -156,5 +156,22 @@ def steps(count: int, gate: str) -> list[int]:
 
 
 @task
+def talk(gate: str) -> None:
+    """Until there is a file of that name."""
+    print("talking", flush=True)
+    print("loudly", file=sys.stderr, flush=True)
+    while not Path(gate).exists():
+        time.sleep(0.01)
+    print("over")
+
+
+@task
 def variable(name: str) -> str | None:
     return os.environ.get(name)
+
+
+@task
+def hand_out(count: int) -> int:
+    for number in range(count):
+        partial(number)
+    return count

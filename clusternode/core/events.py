@@ -96,6 +96,8 @@ class CommandEnded(NamedTuple):
     reason: str = ""
     #: What a task returned, as JSON text.
     value: str = ""
+    #: Partial results that a task has handed out.
+    partials: int = 0
 
 
 class Shipped(NamedTuple):
@@ -370,7 +372,8 @@ class SpawnTask:
 
 @dataclass(frozen=True, slots=True)
 class Ship:
-    """A job has ended: what it left in its result directory is to go to its origin; Shipped follows."""
+    """A job has ended: what it left in its result directory, and handed out, is to be at its origin before
+    its result; Shipped follows."""
 
     ticket: str
     attempt: int

@@ -252,7 +252,8 @@ class Executor:
             event.reason,
             event.value,
         )
-        if _leaves_files(job.spec) and outcome not in (JobOutcome.CANCELLED, JobOutcome.LOST):
+        leaves = event.partials or _leaves_files(job.spec)
+        if leaves and outcome not in (JobOutcome.CANCELLED, JobOutcome.LOST):
             self.shipping[event.ticket] = Shipping(event.attempt, outcome, report)
             out.prompt.append(Ship(event.ticket, event.attempt))
         else:

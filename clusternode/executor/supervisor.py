@@ -13,7 +13,8 @@ only the standard library and what helpers have is here. Code of tasks runs in t
                          ("partial", key, number of it in this attempt, value as JSON text)
                          ("output", key, 1 for stdout or 2, offset, bytes), while it is watched
                          ("ended", key, started, finished, exit code or None, timed out, stdout, stderr,
-                          stdout bytes in all, stderr bytes in all, reason, value as JSON text)
+                          stdout bytes in all, stderr bytes in all, reason, value as JSON text,
+                          number of partial results)
 
     supervisor -> worker ("run", name, payload, directory, variables)
     worker -> supervisor ("loading", source), before each; then
@@ -487,7 +488,8 @@ class Supervisor:
         now = time.monotonic()
         began = task.began or now
         texts = (out.kept(), err.kept(), out.total, err.total) if task.starts else (b"", b"", 0, 0)
-        self._control.send("ended", task.key, began, now, code, task.timed_out, *texts, reason, value)
+        said = (code, task.timed_out, *texts, reason, value, task.partials)
+        self._control.send("ended", task.key, began, now, *said)
         place.leave()
         self._start_worker()
 

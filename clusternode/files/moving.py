@@ -151,6 +151,12 @@ class Mover:
             if waiting > 1:
                 self._handing_in[ticket] = turn, waiting - 1
 
+    async def handed_in(self, ticket: str) -> None:
+        """Returns when all that this job has handed out so far is home, or refused."""
+        turn, _ = self._handing_in.get(ticket, (asyncio.Lock(), 0))
+        async with turn:  # those before us have had theirs
+            return
+
     # --- inside ----------------------------------------------------------------------------------
 
     async def _bring_file(self, where: str, ticket: str, digest: str, at: Path, size: int) -> None:

@@ -26,7 +26,7 @@ from clusternode.files.home import CHECKPOINT, CONFLICT, RESULTS, WRONG
 from clusternode.files.moving import Mover
 from clusternode.files.tree import BadTree, Found, copied, find, hashed
 from clusternode.relay import Refused
-from protocol.job import Extras, ResultFile
+from protocol.job import NO_EXTRAS, Extras, ResultFile
 from protocol.relay import NOT_FOUND
 
 log = logging.getLogger("clusternode")
@@ -36,6 +36,9 @@ Key = tuple[str, int]
 NOT_STARTED = 126
 #: Takes a checkpoint from within a job.
 COMMAND = "evenly-checkpoint"
+#: Seconds that a job keeps its slot where its files cannot be kept: a node whose disk is full would else be
+#: the one that is free soonest, and get one after the other.
+FAULT_PAUSE = 1.0
 #: A checkpoint whose files change while they are copied is taken again so often.
 TAKES = 3
 
@@ -133,6 +136,9 @@ class Stager:
             self._end(key, code, f"it could not be started: {refused.reason}")
             return
         except OSError as error:
+            # This node's fault: it runs elsewhere. But not as fast as a queue is long.
+            log.warning("the files of %s cannot be kept here: %s", job.ticket, _said(error))
+            await asyncio.sleep(FAULT_PAUSE)
             self._end(key, None, f"its files could not be kept here: {_said(error)}")
             return
         if extras.checkpoint:
@@ -175,9 +181,12 @@ class Stager:
                     self._clear((news.ticket, news.attempt))
 
     def ship(self, ticket: str, attempt: int) -> None:
-        """Brings home what it has left; Shipped follows."""
-        stage = self._stages[ticket, attempt]
-        stage.shipping = self._start(self._ship((ticket, attempt), stage))
+        """Brings home what it has left and handed out; Shipped follows."""
+        key = (ticket, attempt)
+        stage = self._stages.get(key)
+        if stage is None:  # a task without files
+            stage = self._stages[key] = Stage(self._directory / f"{ticket}.{attempt}", NO_EXTRAS)
+        stage.shipping = self._start(self._ship(key, stage))
 
     def unship(self, ticket: str, attempt: int) -> None:
         """Nobody wants it any more."""
@@ -189,10 +198,12 @@ class Stager:
     async def _ship(self, key: Key, stage: Stage) -> None:
         files: list[ResultFile] = []
         fault = ""
+        await self._mover.handed_in(key[0])
         try:
-            found = await asyncio.to_thread(find, stage.results, self._most_bytes)
-            files = await asyncio.to_thread(hashed, found)
-            await self._mover.bring(RESULTS, *key, files, found)
+            if stage.extras.leaves_files:
+                found = await asyncio.to_thread(find, stage.results, self._most_bytes)
+                files = await asyncio.to_thread(hashed, found)
+                await self._mover.bring(RESULTS, *key, files, found)
         except (BadTree, Refused) as refused:
             fault = str(refused)
         except OSError as error:

@@ -114,6 +114,15 @@ def test_a_task_does_too_and_what_it_handed_out_is_read_before_its_end(
         assert client.ask("partial AAAAAAAAAAAAAAAA").endswith("could not be found on this node.")
 
 
+def test_all_that_a_task_handed_out_is_there_with_its_result(cluster: Cluster) -> None:
+    with cluster.nodes["alpha"].json_client() as client:
+        tickets = client.submit(*['task hand_out {"count": 20}'] * 4)
+        for ticket, result in zip(tickets, client.wait(*tickets), strict=True):
+            assert (result["outcome"], result["value"]) == ("succeeded", 20)
+            values = [each["value"] for each in client.ask_json(f"partial {ticket}")["partial"]]
+            assert values == list(range(20))
+
+
 def test_a_retried_job_finds_it_on_the_same_node_as_well(cluster: Cluster) -> None:
     script = "cat $EVENLY_CHECKPOINT_DIR/* 2>/dev/null && exit; echo kept > $EVENLY_CHECKPOINT_DIR/x; "
     with cluster.nodes["alpha"].json_client() as client:

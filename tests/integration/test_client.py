@@ -155,7 +155,7 @@ def test_a_node_is_killed_and_comes_back_while_it_is_waited_for(
 def test_the_next_node_takes_over(make_cluster: Callable[..., Cluster]) -> None:
     cluster = make_cluster()
     alpha, beta = cluster.start("alpha", "beta")
-    with Client(addresses(cluster), timeout=1.0) as client:
+    with Client(addresses(cluster)) as client:
         assert client.submit("true").node.endswith(f":{alpha.port}")
         alpha.kill()
         job = client.submit("echo over")
@@ -163,3 +163,20 @@ def test_the_next_node_takes_over(make_cluster: Callable[..., Cluster]) -> None:
         alpha.start()
         cluster.await_connected("alpha", "beta")
         assert eventually(lambda: client.wait(job, timeout=60)).stdout == "over\n"
+
+
+def test_a_node_dies_among_submissions_and_none_is_made_twice(make_cluster: Callable[..., Cluster]) -> None:
+    cluster = make_cluster(NODE_GRACE_PERIOD=2000)
+    alpha, *_ = cluster.start("alpha", "beta", "gamma")
+    tag, count = marker(), 3000
+    with Client(addresses(cluster)) as client:
+        jobs = []
+        for job in client.submit_many({"run": f"echo {n}", "tag": tag} for n in range(count)):
+            jobs.append(job)
+            if len(jobs) == 500:
+                alpha.kill()
+        assert len({job.ticket for job in jobs}) == count
+        alpha.start()
+        assert [result.stdout for result in client.results(jobs)] == [f"{n}\n" for n in range(count)]
+        listed = [job.ticket for job in client.list(tag=tag, limit=2 * count)]
+        assert sorted(listed) == sorted(job.ticket for job in jobs)

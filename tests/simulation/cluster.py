@@ -28,6 +28,7 @@ from clusternode.core.node import Identity, NodeCore
 from clusternode.core.openjob import Stored
 from clusternode.core.submissions import AT_START
 from helpers import SimPool
+from keyed import KeyedClients
 from loadbalancer.core import events as balancer_events
 from loadbalancer.core.balancer import Balancer
 from loadbalancer.core.settings import Settings
@@ -210,11 +211,13 @@ class SimNode:
 
         self.world.after(delay + 0.002, connect)
 
-    def ask(self, asked: Any, ticket: str = "", tickets: Sequence[str] = ()) -> None:
-        """A client's line; what it is answered ends up in the world's books."""
+    def ask(self, asked: Any, ticket: str = "", tickets: Sequence[str] = ()) -> int:
+        """A client's line, and its number; what it is answered ends up in the world's books."""
+        number = next(self.world.counter) if self.process is not None else 0
         if self.process is not None:
-            line = node_events.Line(next(self.world.counter), asked, ticket, False, tickets)
+            line = node_events.Line(number, asked, ticket, False, tickets)
             self.process.submit(node_events.LinesReceived(self.client, [line]))
+        return number
 
     def hang_up(self) -> None:
         """The client goes, whatever it is owed; another comes."""
@@ -238,8 +241,10 @@ class SimNode:
 
     def _perform(self, process: Process, action: Any) -> None:
         match action:
-            case node_events.Answer(client, _, reply):
+            case node_events.Answer(client, seq, reply):
                 self._answer(client, reply)
+                if client == self.client:
+                    self.world.keyed.answered(self, seq, reply)
             case node_events.LookUp(client, _, asked, ticket):
                 seq = self.disk.find(ticket)
                 if seq is None or seq not in self.disk.done:
@@ -254,11 +259,13 @@ class SimNode:
                 self.told.add(view.ticket)
                 assert self.disk.outcome(view.ticket) == view.outcome, f"{view.ticket} is told too early"
                 self.world.seen["told"] += 1
-            case node_events.Find(number, tickets):
-                self.world.after(
-                    self.world.random.uniform(*COMMIT_DELAY),
-                    lambda: process.submit(node_events.Found(number, self._outcomes(tickets))),
-                )
+            case node_events.Find(number, tickets, keys):
+
+                def find() -> None:
+                    outcomes, known = self._outcomes(tickets), self.disk.tickets_of(keys)
+                    process.submit(node_events.Found(number, outcomes, keys=known))
+
+                self.world.after(self.world.random.uniform(*COMMIT_DELAY), find)
             case node_events.Send(message):
                 self._send(message)
             case node_events.SendKept(kept, tickets):
@@ -317,6 +324,7 @@ class World:
         self._check_by = self.now
         self.counter = itertools.count(1)
         self.receivers = Receivers(self)
+        self.keyed = KeyedClients(self)
         self.settings = settings or Settings(node_grace_period=2.0, request_result_period=1.0)
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self.balancer: Process | None = None
@@ -386,6 +394,7 @@ class World:
         disk = self.submitted[ticket].disk
         for awaited in self.after_others.get(ticket, ()):
             assert disk.outcome(awaited) == "succeeded", f"seed {self.seed}: {ticket} starts before {awaited}"
+        self.keyed.started(ticket)
         starts.add(attempt)
         self.attempts_started.append((ticket, attempt, node.node_id))
 
@@ -397,7 +406,7 @@ class World:
         disk = self.balancer_disk
         disk.epoch += 1
         rows = [row._replace(result=None) for _, row in sorted(disk.rows.items())]
-        core = Balancer(self.settings, "lb", disk.epoch, rows, self.now)
+        core = Balancer(self.settings, "lb", disk.epoch, rows, self.now, disk.restored_keys())
         process = Process(self, core, balancer_events.Tick(), disk.apply)
         process.step = lambda event, now: step_balancer(self, core, event, now)
         process.perform = self._perform
@@ -490,7 +499,8 @@ class World:
 
     # --- clients ---------------------------------------------------------------------------------
 
-    def submit(self, node: SimNode, spec: JobSpec) -> None:
+    def submit(self, node: SimNode, spec: JobSpec) -> tuple[str, int]:
+        """The ticket that it gets, if it is not refused, and the number of the line."""
         ticket, *jobs = (self._new_ticket() for _ in range(1 + size_of(spec)))
         for each in (ticket, *jobs):
             self.submitted[each] = node
@@ -502,7 +512,7 @@ class World:
                 self.after_others[each] = spec.extras.after
         if jobs:
             self.arrays[ticket] = jobs
-        node.ask(Submit(spec), ticket, jobs)
+        return ticket, node.ask(Submit(spec), ticket, jobs)
 
     def _new_ticket(self) -> str:
         return "".join(self.random.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=16))
@@ -520,6 +530,7 @@ class World:
         """A client reads this. From here on it must stay true."""
         match reply:
             case TicketIssued(ticket):
+                node = self.submitted[ticket]  # with a key it may be another's
                 self.issued.update(dict.fromkeys((ticket, *self.arrays.get(ticket, ())), node))
                 for awaited in self.after_others.get(ticket, ()):
                     assert self.submitted[awaited] is node, f"seed {self.seed}: {ticket} was not refused"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from clusternode.core import events as node_events
 from clusternode.core.notices import StoredNotice
 from loadbalancer.core.jobs import Forget, Row
+from loadbalancer.core.keys import KeyRow, Keys
 from loadbalancer.store.sqlite import coalesce
 from protocol.job import Ended, unpack_spec
 from protocol.messages import Message, decode, encode
@@ -176,10 +177,24 @@ class Wire:
 @dataclass
 class BalancerDisk:
     rows: dict[int, Row] = field(default_factory=dict)
+    keys: dict[int, KeyRow] = field(default_factory=dict)
     epoch: int = 0
 
+    def owner(self, key: str) -> str | None:
+        """The ticket that has this key."""
+        return next((row.ticket for row in self.keys.values() if row.key == key), None)
+
+    def restored_keys(self) -> Keys:
+        keys = Keys()
+        keys.restore(self.keys.values())
+        return keys
+
     def apply(self, records: list[Any]) -> None:
-        for record in coalesce(records):
+        for record in records:
+            if isinstance(record, KeyRow):
+                assert self.owner(record.key) is None, f"{record.key} is claimed twice"
+                self.keys[record.seq] = record
+        for record in coalesce([each for each in records if isinstance(each, Row | Forget)]):
             if isinstance(record, Forget):
                 self.rows.pop(record.seq, None)
                 continue
@@ -202,13 +217,24 @@ class NodeDisk:
     kept: dict[str, Ended] = field(default_factory=dict)
     seqs: dict[str, int] = field(default_factory=dict)
     notices: dict[int, node_events.Noticed] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
 
     def apply(self, records: list[Any]) -> None:
         for record in records:
             match record:
                 case node_events.Submitted():
+                    assert record.seq not in self.tickets
                     self.tickets[record.seq] = record
                     self.seqs[record.ticket] = record.seq
+                    if record.key:
+                        assert record.key not in self.keys, f"{record.key} is used twice on one node"
+                        self.keys[record.key] = record.ticket
+                case node_events.Withdrawn(seq, size):
+                    for place in range(seq, seq + size):
+                        assert place not in self.done, "what has ended is taken back"
+                        del self.seqs[self.tickets.pop(place).ticket]
+                case node_events.KeyFreed(key, ticket):
+                    assert self.keys.pop(key) == ticket
                 case node_events.CancelAsked(seq):
                     self.cancelled.add(seq)
                 case node_events.Done(seq, ended):
@@ -230,6 +256,9 @@ class NodeDisk:
 
     def find(self, ticket: str) -> int | None:
         return self.seqs.get(ticket)
+
+    def tickets_of(self, keys: Sequence[str]) -> dict[str, str]:
+        return {key: self.keys[key] for key in keys if key in self.keys}
 
     def outcome(self, ticket: str) -> str | None:
         ended = self.done.get(self.seqs.get(ticket, 0))

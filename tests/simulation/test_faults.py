@@ -249,16 +249,20 @@ def run_with_faults(seed: int) -> World:
     end = world.now + chance.choice(FAULT_SECONDS)
     while world.now < end:
         disturb(world, chance)
+        if seed % 3 == 2:
+            world.keyed.disturb()
         world.run(chance.uniform(0.0, 0.05))
     # Nobody can cancel the jobs of a node that is gone, and those of days would hold the slots for days.
     mortal = [node for node in world.nodes[1:] if not any(world.submitted[t] is node for t in world.endless)]
     if mortal and chance.random() < 0.2:
         chance.choice(mortal).die()
     heal(world, chance)
+    world.keyed.ask_all_again()
     ask_for_all(world)
     # Jobs whose ticket nobody read end as well; and nothing grows with history: what is acknowledged is
     # forgotten, in memory and on disk.
     world.run_until(lambda: is_at_rest(world), within=600.0)
+    world.keyed.check()
     check_evenness(world, chance)
     world.receivers.check()
     # And the stores say what was shown.

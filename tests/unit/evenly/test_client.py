@@ -146,7 +146,7 @@ async def test_as_completed_and_in_order(client: AsyncClient, node: FakeNode) ->
 async def test_of_many_a_timeout_names_the_first(client: AsyncClient) -> None:
     jobs = [await client.submit("true"), await client.submit("hold"), await client.submit("hold")]
     with pytest.raises(JobTimeout, match=f"the first that has not is {jobs[1]}"):
-        await client.wait(jobs, timeout=0.05)
+        await client.wait(jobs, timeout=2)
     with pytest.raises(JobTimeout, match=f"{jobs[1]} and 1 more"):
         _ = [result async for result in client.as_completed(jobs, timeout=0.05)]
 
@@ -264,7 +264,7 @@ async def test_the_next_node_is_used_and_no_job_submitted_twice(cluster: FakeClu
 
 async def test_a_node_without_progress_is_left(cluster: FakeCluster) -> None:
     first, second = await cluster.start(2)
-    async with AsyncClient(cluster.addresses, timeout=0.2) as client:
+    async with AsyncClient(cluster.addresses, timeout=2) as client:
         assert (await client.submit("true")).node == first.address
         first.is_mute = True
         job = await client.submit("true")
@@ -336,7 +336,7 @@ async def test_patience_ends(cluster: FakeCluster, node: FakeNode) -> None:
 
 
 async def test_a_silent_node_is_noticed_by_who_waits(cluster: FakeCluster, node: FakeNode) -> None:
-    async with AsyncClient(node.address, timeout=0.2) as client:
+    async with AsyncClient(node.address, timeout=2) as client:
         job = await client.submit("hold")
         waiting = asyncio.create_task(client.wait(job))
         await eventually(lambda: node.subscribers)
@@ -344,7 +344,7 @@ async def test_a_silent_node_is_noticed_by_who_waits(cluster: FakeCluster, node:
         node.finish(job.ticket)  # nobody hears of it
         greeted = node.lines.count("json")
         # It is asked whether it is there, and then another connection is tried.
-        await eventually(lambda: node.lines.count("json") == greeted + 2)
+        await eventually(lambda: node.lines.count("json") >= greeted + 2)
         node.is_mute = False
         assert (await waiting).ok
 
