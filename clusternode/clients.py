@@ -8,7 +8,7 @@ import heapq
 import logging
 import socket
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, cast
@@ -23,6 +23,7 @@ from protocol.dialogue import (
     TOO_LONG,
     CancelJob,
     Exit,
+    Explain,
     Fetch,
     GetAll,
     GetResult,
@@ -44,6 +45,7 @@ from protocol.dialogue import (
     parse_line,
 )
 from protocol.errors import ProtocolError
+from protocol.explain import Attempt
 from protocol.job import JobState, unpack_spec
 from protocol.limits import ARRAY_PAGE, CLIENT_BUFFER_LIMIT, CLIENTS_LIMIT, LINES_PER_TURN, PIPELINE_LIMIT
 from protocol.replies import (
@@ -81,7 +83,7 @@ KEEPALIVE = (60, 10, 3)
 
 
 #: Requests whose answer depends on when they are asked, and changes nothing.
-Question = GetResult | Status | Nodes | Stats
+Question = GetResult | Status | Explain | Nodes | Stats
 
 
 class News:
@@ -457,7 +459,10 @@ class Client(asyncio.Protocol):
                 action = self._lookups.pop(seq, None)
                 if action is None:  # the client has gone meanwhile
                     continue
-                reply = _reply_of_row(action, row)
+                tried: Sequence[Attempt] = ()
+                if row is not None and isinstance(action.asked, Explain):
+                    tried = await self._door.store.tried(row.seq)
+                reply = _reply_of_row(action, row, tried)
                 if row is not None and isinstance(reply, ResultOf | StatusOf) and size_of(reply.job.spec):
                     await self._reply_of_array(action, reply, row.seq)
                     if self._is_full:
@@ -490,11 +495,11 @@ def _view(row: TicketRow) -> JobView:
     return view_of_done(row.ticket, row.submitted_at, row.body, row.ended)
 
 
-def _reply_of_row(action: LookUp, row: TicketRow | None) -> Reply:
+def _reply_of_row(action: LookUp, row: TicketRow | None, tried: Sequence[Attempt] = ()) -> Reply:
     if row is None:
         return UnknownTicket(action.ticket)
     try:
-        return reply_of_done(action.asked, _view(row))
+        return reply_of_done(action.asked, _view(row), tried)
     except ProtocolError as error:
         return Failure(_unreadable(row, error))
 

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgpack
 
-from protocol import fields, relay
+from protocol import explain, fields, relay
 from protocol.errors import ProtocolError
+from protocol.explain import Tried
 from protocol.frames import encode_frame
 from protocol.job import Ended, Outcome, is_ticket
 from protocol.limits import (
@@ -190,7 +191,7 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """node -> LB: `what` is "nodes", "stats" or "status" (of `tickets`); answered under the same number."""
+    """node -> LB: `what` is one of QUERIES, of `tickets` where it is about jobs; answered by its number."""
 
     number: int
     what: str
@@ -260,6 +261,7 @@ Message = (
     | Told
     | Claim
     | Claimed
+    | Tried
     | Check
     | Checked
     | Drain
@@ -267,7 +269,7 @@ Message = (
     | Error
 )
 
-QUERIES = ("nodes", "stats", "status", "health")
+QUERIES = ("nodes", "stats", "status", "explain", "health")
 
 
 # --- object -> bytes -----------------------------------------------------------------------------
@@ -299,6 +301,7 @@ _ENCODERS: dict[type, tuple[str, int, Callable[[Any], Any]]] = {
     Told: ("TOLD", OK, lambda m: (m.number, m.name, m.status, m.body)),
     Claim: ("CLAIM", OK, lambda m: (m.number, m.claims)),
     Claimed: ("CLAIMED", OK, lambda m: (m.number, m.owners)),
+    Tried: ("TRIED", OK, lambda m: m.stories),
     Check: ("CHECK", OK, lambda m: m.tickets),
     Checked: ("CHECKED", OK, lambda m: m.tickets),
     Drain: ("DRAIN", OK, lambda m: None),
@@ -531,6 +534,7 @@ _DECODERS: dict[tuple[str, int], Callable[[Any], Message]] = {
     ("TOLD", OK): relay.told,
     ("CLAIM", OK): relay.claim,
     ("CLAIMED", OK): relay.claimed,
+    ("TRIED", OK): explain.tried,
     ("CHECK", OK): lambda payload: Check(_tickets(payload)),
     ("CHECKED", OK): lambda payload: Checked(_tickets(payload)),
     ("DRAIN", OK): lambda payload: Drain(),

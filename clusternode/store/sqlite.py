@@ -18,7 +18,8 @@ from clusternode.core.events import (
     Withdrawn,
 )
 from clusternode.core.openjob import Stored
-from clusternode.store import keys
+from clusternode.store import attempts, keys
+from protocol.explain import Attempt
 from protocol.job import Ended
 from protocol.limits import KIB, MIB
 from runtime.blobs import Place, Segments
@@ -77,7 +78,7 @@ _VERSION_3 = """
     ALTER TABLE kept ADD COLUMN segment INTEGER;
     CREATE INDEX kept_segments ON kept (segment) WHERE segment IS NOT NULL
     """
-_MIGRATIONS: list[Migration] = [_VERSION_1, _to_version_2, _VERSION_3, keys.SCHEMA]
+_MIGRATIONS: list[Migration] = [_VERSION_1, _to_version_2, _VERSION_3, f"{keys.SCHEMA}; {attempts.SCHEMA}"]
 
 #: A report above this is written into a segment file, not into the database: what SQLite does with its pages
 #: costs more than one file more to make durable.
@@ -178,6 +179,7 @@ class SqliteStore:
         withdrawn = [(r.seq, r.seq + r.size) for r in records if isinstance(r, Withdrawn)]
         of_keys = keys.Changes(records)
         kept, released = _kept_and_released(records)
+        tried = [attempts.row(r) for r in done if r.tried]
 
         def change(connection: sqlite3.Connection) -> None:
             # First of all: no row may name what is not durable.
@@ -200,6 +202,7 @@ class SqliteStore:
                 [(*ended[:3], *report) for ended, report in zip(kept, kept_reports, strict=True)],
             )
             connection.executemany("DELETE FROM kept WHERE ticket = ?", released)
+            connection.executemany(attempts.INSERT, tried)
 
         await self._database.write(change)
         if (kept or released) and not self._kept.is_empty:
@@ -232,6 +235,10 @@ class SqliteStore:
             return rows
 
         return await self._database.read(query)
+
+    async def tried(self, seq: int) -> tuple[Attempt, ...]:
+        """What came of the attempts of this ticket before the last one."""
+        return await self._database.read(lambda connection: attempts.find(connection, seq))
 
     async def tickets_of(self, used: Sequence[str]) -> dict[str, str]:
         """The tickets that these keys stand for, of those that are known here."""
