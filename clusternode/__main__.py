@@ -61,6 +61,13 @@ SETTINGS = [
         "ms without a sign of life after which the worker of a task is killed as hung",
     ),
     Setting(
+        "NOTIFY_SECRET",
+        text("a text"),
+        None,
+        "what notices of --notify are signed with (default: they are not); better in the environment than "
+        "as a flag, which every user of this machine can read in the list of processes",
+    ),
+    Setting(
         "MAX_RESULT_BYTES",
         integer(0, 2**50, "bytes"),
         4 * GIB,
@@ -93,7 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         task_hang_period=values["TASK_HANG_PERIOD"] / 1000,
         max_result_bytes=values["MAX_RESULT_BYTES"],
         checkpoint_period=values["CHECKPOINT_PERIOD"] / 1000,
+        notify_secret=values["NOTIFY_SECRET"] or "",
     )
+    os.environ.pop("NOTIFY_SECRET", None)  # jobs find the node's environment
     directory = Path(values["DATA_DIR"] or f"evenly-data/node-{options.client_port}")
 
     async def body(stop: asyncio.Event) -> None:

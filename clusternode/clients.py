@@ -13,8 +13,9 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, cast
 
-from clusternode.core.done import reply_of_done, view_of_done
-from clusternode.core.events import Asked, Line, LinesReceived, LookUp
+from clusternode.core.done import reply_of_done
+from clusternode.core.events import Asked, Line, LinesReceived, LookUp, StatesAre, StatesOf
+from clusternode.listing import Listing, all_results, unreadable, view_of
 from clusternode.store.sqlite import TicketRow
 from clusternode.tickets import new_tickets
 from clusternode.uploads import Intake, Item, Uploading
@@ -46,24 +47,20 @@ from protocol.dialogue import (
 )
 from protocol.errors import ProtocolError
 from protocol.explain import Attempt
-from protocol.job import JobState, unpack_spec
+from protocol.job import JobState
 from protocol.limits import ARRAY_PAGE, CLIENT_BUFFER_LIMIT, CLIENTS_LIMIT, LINES_PER_TURN, PIPELINE_LIMIT
+from protocol.listing import ListJobs
 from protocol.replies import (
     ArrayView,
     Failure,
     Goodbye,
     HelpText,
-    JobView,
     JsonMode,
     LeftOut,
     Reply,
     ResultOf,
     StatusOf,
     UnknownTicket,
-    listing_end,
-    listing_failure,
-    listing_row,
-    listing_start,
     render_json,
     render_text,
 )
@@ -114,7 +111,7 @@ class Client(asyncio.Protocol):
         self._ready: dict[int, bytes | AsyncGenerator[bytes]] = {}
         self._ready_bytes = 0
         self._json_from: int | None = None
-        #: Questions behind a `wait`: asked when their turn has come, so that they see what it waited for.
+        #: Questions behind a `wait` or `tail`: asked when their turn has come, so that they see what it saw.
         self._held_back: dict[int, Question] = {}
         self._last_wait = -1
         #: Lines that belong to no line of its own, and how many had no room among them.
@@ -128,6 +125,7 @@ class Client(asyncio.Protocol):
         self._flushing = False
         self._streaming: asyncio.Task[None] | None = None
         self._lookups: dict[int, LookUp] = {}
+        self._listings: dict[int, Listing] = {}
         #: Set whenever replies have left, or will never leave.
         self._moved = asyncio.Event()
         self._linger: asyncio.TimerHandle | None = None
@@ -175,6 +173,8 @@ class Client(asyncio.Protocol):
         self._lookups.clear()
         self._held_back.clear()
         self._news.clear()
+        for listing in self._listings.values():
+            listing.hear(None)
         self._writable.set()
         self._moved.set()
         if self._linger is not None:
@@ -252,7 +252,7 @@ class Client(asyncio.Protocol):
                 self._json_from = number
         tickets = new_tickets(sum(_tickets_of(each) for _, each in requests if isinstance(each, Submit)))
         for number, request in requests:
-            if isinstance(request, Wait | CancelJob):
+            if isinstance(request, Wait | CancelJob | Tail):
                 self._last_wait = number
             if isinstance(request, Submit) and self._door.draining:
                 self._reply(number, Failure("This node is about to stop and takes no more jobs; others do."))
@@ -294,7 +294,9 @@ class Client(asyncio.Protocol):
             case Exit():
                 self._reply(number, Goodbye())
             case GetAll():
-                self._stream_later(number, self._listing(self._reads_json(number)))
+                self._stream_later(number, all_results(self._door.store, self._reads_json(number)))
+            case ListJobs():
+                self._stream_later(number, self._list(number, request))
             case Tail():
                 self._stream_later(number, self._door.desk.tail(request, self._reads_json(number)))
             case Fetch(_, path) if path:
@@ -427,15 +429,21 @@ class Client(asyncio.Protocol):
         self._streaming = None
         self._schedule_flush()
 
-    async def _listing(self, as_json: bool) -> AsyncGenerator[bytes]:
-        """`getall`, page by page."""
-        yield listing_start(as_json)
-        after, first = 0, True
-        while rows := await self._door.store.page(after):
-            pieces = [_listed(row, as_json, first and row is rows[0]) for row in rows]
-            first, after = False, rows[-1].seq
-            yield b"".join(pieces)
-        yield listing_end(as_json)
+    async def _list(self, number: int, asked: ListJobs) -> AsyncGenerator[bytes]:
+        def ask(tickets: Sequence[str]) -> None:
+            self._door.submit(LinesReceived(self.number, [Line(number, StatesOf(tickets), "", True)]))
+
+        listing = Listing(asked, self._reads_json(number), self._door.store, ask)
+        self._listings[number] = listing
+        try:
+            yield await listing.reply()
+        finally:
+            del self._listings[number]
+
+    def hear(self, number: int, states: StatesAre) -> None:
+        """Where open tickets are that a `list` asked for."""
+        if number in self._listings:
+            self._listings[number].hear(states)
 
     # --- answers from the store ------------------------------------------------------------------
 
@@ -489,27 +497,10 @@ def _tickets_of(request: Request) -> int:
     return 1 + size_of(request.spec) if isinstance(request, Submit) else 1
 
 
-def _view(row: TicketRow) -> JobView:
-    if row.ended is None:
-        return JobView(row.ticket, unpack_spec(row.body), row.submitted_at, JobState.QUEUED)
-    return view_of_done(row.ticket, row.submitted_at, row.body, row.ended)
-
-
 def _reply_of_row(action: LookUp, row: TicketRow | None, tried: Sequence[Attempt] = ()) -> Reply:
     if row is None:
         return UnknownTicket(action.ticket)
     try:
-        return reply_of_done(action.asked, _view(row), tried)
+        return reply_of_done(action.asked, view_of(row), tried)
     except ProtocolError as error:
-        return Failure(_unreadable(row, error))
-
-
-def _listed(row: TicketRow, as_json: bool, first: bool) -> bytes:
-    try:
-        return listing_row(_view(row), as_json, first)
-    except ProtocolError as error:
-        return listing_failure(row.ticket, _unreadable(row, error), as_json, first)
-
-
-def _unreadable(row: TicketRow, error: ProtocolError) -> str:
-    return f"The stored job {row.ticket} cannot be read: {error.reason}."
+        return Failure(unreadable(row, error))

@@ -127,7 +127,9 @@ class Desk:
                 yield form.end(news.fields())
             else:
                 fields = job_fields(news)
-                more = {"exit_code": fields["exit_code"], "reason": fields["reason"]}
+                more = {
+                    name: fields[name] for name in ("exit_code", "reason", "stdout_bytes", "stderr_bytes")
+                }
                 yield form.end(status_fields(news) | more)
 
     def receive(self, asked: Upload, changed: Callable[[], None], before: Uploading | None) -> Uploading:

@@ -10,7 +10,7 @@ from clusternode.core.done import view_of_done
 from clusternode.core.executor import Executor
 from clusternode.executor.watching import Seen, Watching
 from clusternode.relay import REFUSED, Refused, Relay
-from clusternode.store.sqlite import SqliteStore
+from clusternode.store.sqlite import SqliteStore, TicketRow
 from protocol.arrays import size_of
 from protocol.errors import ProtocolError
 from protocol.job import JobState, Report, Sleep, is_ticket, unpack_spec
@@ -41,7 +41,8 @@ class Over(NamedTuple):
 
     def fields(self) -> dict[str, Any]:
         code = None if self.code < 0 else self.code
-        value = {"ticket": self.ticket, "state": str(JobState.DONE), "outcome": None, "attempt": self.attempt}
+        attempt = self.attempt or None
+        value = {"ticket": self.ticket, "state": str(JobState.DONE), "outcome": None, "attempt": attempt}
         return value | {"exit_code": code, "reason": self.reason or None}
 
 
@@ -61,42 +62,39 @@ class Follower:
         The job itself comes last where it is of this node, Over where it is of another.
         """
         offsets = [stdout, stderr] if attempt else [0, 0]
+        #: What is known of its end, from when on it is known that there is such a job.
         over: Over | None = None
         delay = LOOK_FIRST
         while True:
             (row,) = await self._store.tickets([ticket])
-            if row is not None and row.ended is not None:
-                try:
-                    view = view_of_done(ticket, row.submitted_at, row.body, row.ended)
-                except ProtocolError as error:
-                    yield Failure(f"The stored job {ticket} cannot be read: {error.reason}.")
-                    return
-                for written in _rest(view, attempt, offsets):
-                    yield written
-                yield view
-                return
-            if row is not None and size_of(unpack_spec(row.body)):
-                yield Failure(f"tail takes the ticket of one job, and {ticket} is an array of many.")
+            if row is not None and (last := _last_of(row)) is not None:
+                if isinstance(last, JobView):
+                    for written in _rest(last, attempt, offsets):
+                        yield written
+                yield last
                 return
             try:
                 asked = (ticket, attempt, offsets[0], offsets[1])
                 told = await self._relay.ask("executor", ticket, "tail", asked)
                 attempt, seen, offsets = _read(told, asked)
             except Refused as refused:
-                if row is None and refused.status == NOT_FOUND:
-                    yield over or UnknownTicket(ticket)
-                    return
                 if refused.status not in (AWAY, NOT_FOUND):
                     yield Failure(f"The output of {ticket} cannot be followed: {refused.reason}.")
                     return
+                if row is None and refused.status == NOT_FOUND and (over or delay == LOOK_LAST):
+                    yield over or UnknownTicket(ticket)
+                    return
+                # Of a job of another node its ticket may be here before it is at the load balancer.
+                if refused.is_told and refused.status == AWAY:
+                    over = over or Over(ticket, 0, -1, "")
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, LOOK_LAST)
                 continue
             for stream, at, data in seen.pieces:
                 yield Written(attempt, stream, at, data)
                 offsets[stream - 1] = at + len(data)
+            over = Over(ticket, attempt, seen.code, seen.reason)
             if seen.is_over:
-                over = Over(ticket, attempt, seen.code, seen.reason)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, LOOK_LAST)
             else:
@@ -121,11 +119,27 @@ class Follower:
         raise Refused(REFUSED, "a question of another version")
 
 
+def _last_of(row: TicketRow) -> JobView | Failure | None:
+    """What ends it; None while it is open."""
+    try:
+        if size_of(unpack_spec(row.body)):
+            return Failure(f"tail takes the ticket of one job, and {row.ticket} is an array of many.")
+        if row.ended is None:
+            return None
+        return view_of_done(row.ticket, row.submitted_at, row.body, row.ended)
+    except ProtocolError as error:
+        return Failure(f"The stored job {row.ticket} cannot be read: {error.reason}.")
+
+
 def _read(told: Any, asked: tuple[str, int, int, int]) -> tuple[int, Seen, list[int]]:
     """(attempt, what was seen, from where) of an answer. Raises Refused."""
     match told:
         case (int(attempt), tuple(pieces), bool(is_over), int(code), str(reason)) if all(
-            isinstance(piece, tuple) and len(piece) == 3 and piece[0] in (1, 2) for piece in pieces
+            isinstance(piece, tuple)
+            and [type(each) for each in piece] == [int, int, bytes]
+            and piece[0] in (1, 2)
+            and piece[1] >= 0
+            for piece in pieces
         ):
             offsets = list(asked[2:]) if attempt == asked[1] else [0, 0]
             return attempt, Seen(list(pieces), is_over, code, reason), offsets

@@ -32,12 +32,15 @@ from clusternode.core.events import (
     Log,
     LookUp,
     Measured,
+    Post,
     Record,
     Send,
     SendKept,
     Ship,
+    Shipped,
     Spawn,
     SpawnTask,
+    StatesAre,
     Stop,
     TakeBack,
     TasksKnown,
@@ -59,6 +62,7 @@ from clusternode.files.stage import Stager
 from clusternode.files.store import Files
 from clusternode.following import Follower
 from clusternode.link import Link
+from clusternode.notifier import Notifier
 from clusternode.relay import Refused, Relay
 from clusternode.store.sqlite import SqliteStore
 from protocol.job import JobState, Task
@@ -108,6 +112,8 @@ class Options:
     max_result_bytes: int
     #: Seconds from one checkpoint of a job to the next, beside those that it asks for.
     checkpoint_period: float
+    #: What notices are signed with; empty for no signature.
+    notify_secret: str = ""
 
 
 class Node:
@@ -134,6 +140,7 @@ class Node:
             most_tasks=options.max_tasks_per_worker,
             hang_period=options.task_hang_period,
         )
+        self._notifier = Notifier(options.notify_secret, store, submit, self._background.start)
         self._link = Link(options.host, options.port, self._on_up, self._on_message, self._on_down)
         start = self._background.start
         self._relay = Relay(core.identity.node_id, self._send, self._is_mine, start, self._link.has_room)
@@ -149,7 +156,7 @@ class Node:
             work / "stage",
             mover,
             self._spawn,
-            submit,
+            self._heard,
             self._background.start,
             clock.now,
             address=f"{LOCAL if options.bind in EVERYWHERE else options.bind}:{options.client_port}",
@@ -174,6 +181,7 @@ class Node:
             for each in done:
                 each.result()
         finally:
+            self._notifier.close()
             await end(*tasks)
             self._watching.close()
             await asyncio.gather(self._pool.close(), self._tasks.close())
@@ -237,7 +245,7 @@ class Node:
             return name == self._core.identity.node_id
         return name in (self._core.origin.open if whom == "origin" else self._core.executor.running)
 
-    def _heard(self, event: FromHelpers | TasksKnown) -> None:
+    def _heard(self, event: FromHelpers | TasksKnown | Shipped) -> None:
         self.engine.submit(event)
         if isinstance(event, FromHelpers):
             for news in event.news:
@@ -291,6 +299,10 @@ class Node:
                     session = self.door.get(client)
                     if session is not None:
                         session.answer(seq, reply)
+                case StatesAre(client, seq):
+                    session = self.door.get(client)
+                    if session is not None:
+                        session.hear(seq, action)
                 case Tell(clients, news):
                     self.door.tell(clients, news)
                 case Send(message):
@@ -321,6 +333,8 @@ class Node:
                     if not self._stager.kill(ticket, attempt):
                         self._pool.kill(ticket, attempt)
                         self._tasks.kill(ticket, attempt)
+                case Post(seq):
+                    self._notifier.post(seq)
                 case Disconnect(reason):
                     self._link.disconnect(reason)
                 case Drained():
@@ -389,6 +403,7 @@ async def serve(stop: asyncio.Event, options: Options, directory: Path) -> None:
             open_jobs, next_seq, kept = await store.load()
             found = len(open_jobs)
             core = NodeCore(identity, open_jobs, next_seq, kept, clock.now())
+            core.origin.notices.restore(await store.pending_notices(), clock.now())
             awaited = await found_in(store, core.origin.to_find())
             counts = {
                 ticket: (await store.array(*place, 0, 0))[0]

@@ -28,15 +28,20 @@ SERVED_AT_ONCE, HELD_AT_ONCE = 64, 2000
 #: Seconds between two looks whether there is room on the link for an answer.
 ROOM_LOOK = 0.005
 REFUSED, FAULT = 400, 500
+LINK_ENDED = Told(0, "", AWAY, b"the link to the ReverseProxy ended")
 
 
 class Refused(Exception):
-    """A question has no answer: `status` as in the protocol, and a reason in words."""
+    """A question has no answer: `status` as in the protocol, and a reason in words.
 
-    def __init__(self, status: int, reason: str) -> None:
+    `is_told`: the load balancer or another node says so; else nobody could be asked.
+    """
+
+    def __init__(self, status: int, reason: str, is_told: bool = False) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
+        self.is_told = is_told
 
 
 #: (who asks, what the question says) -> what the answer says; both what MessagePack can say. It raises
@@ -78,11 +83,14 @@ class Relay:
         """
         if self._is_mine(whom, name):
             return await self._handlers[what][0](self._node_id, value)
+        body = bytes(msgpack.packb(value))
+        if len(body) > RELAY_LIMIT:
+            raise Refused(FAULT, f"the question is over {RELAY_LIMIT} bytes")
         number, self._next_number = self._next_number, self._next_number + 1
         answer: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
         self._asked[number] = answer
         try:
-            if not self._send(Ask(number, whom, name, what, bytes(msgpack.packb(value)))):
+            if not self._send(Ask(number, whom, name, what, body)):
                 raise Refused(AWAY, "the ReverseProxy is away")
             told = await asyncio.wait_for(answer, PATIENCE)
         except TimeoutError:
@@ -90,7 +98,7 @@ class Relay:
         finally:
             del self._asked[number]
         if told.status != OK:
-            raise Refused(told.status, told.body.decode("utf-8", "replace"))
+            raise Refused(told.status, told.body.decode("utf-8", "replace"), told is not LINK_ENDED)
         return unpacked(told.body)
 
     def received(self, message: Ask | Told) -> None:
@@ -105,7 +113,7 @@ class Relay:
         """Nothing that was asked will be answered."""
         for answer in self._asked.values():
             if not answer.done():
-                answer.set_result(Told(0, "", AWAY, b"the link to the ReverseProxy ended"))
+                answer.set_result(LINK_ENDED)
 
     async def _answer(self, ask: Ask) -> None:
         known = self._handlers.get(ask.what)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import importlib
 import os
+import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,9 @@ from evenly.tasks import progress, task
 
 #: Bytes of a file at once.
 CHUNK = 1024 * 1024
+#: Before the exception of a `call`, on a line of its own in stderr; one that is larger stays words.
+RAISED = "evenly.raised: "
+RAISED_LIMIT = 64 * 1024
 
 
 @task
@@ -53,6 +60,37 @@ def compress(
         progress(number / len(images), name)
         made.append(_compress(Path(name), folder, ratio, quality))
     return made
+
+
+@task
+def call(module: str, name: str, arguments: str) -> str:
+    """Calls a function of a module, for `ClusterExecutor`: it returns the pickled value in base64.
+
+    `arguments`: a pickle of (args, kwargs) in base64. That runs whatever its sender wants, as every command
+    does. What the function raises is raised here, and stands pickled in stderr, before its traceback.
+    """
+    args, kwargs = pickle.loads(base64.b64decode(arguments))
+    function: Any = importlib.import_module(module)
+    for part in name.split("."):
+        function = getattr(function, part)
+    try:
+        value = function(*args, **kwargs)
+    except BaseException as error:
+        _tell(error)
+        raise
+    return base64.b64encode(pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)).decode()
+
+
+def _tell(error: BaseException) -> None:
+    """Where it cannot be pickled, or not read again, its words in the traceback have to do."""
+    try:
+        data = pickle.dumps(error, protocol=pickle.HIGHEST_PROTOCOL)
+        pickle.loads(data)
+    except Exception:
+        return
+    text = base64.b64encode(data).decode()
+    if len(text) <= RAISED_LIMIT:
+        print(RAISED + text, file=sys.stderr)
 
 
 def _compress(source: Path, folder: Path, ratio: float, quality: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`python -m evenly.up`, `make up`: a cluster on this machine, in the foreground until Ctrl-C.
+"""`evenly up`, `make up`: a cluster on this machine, in the foreground until Ctrl-C.
 
 A program that dies is started again, so one may kill -9 any of them and watch. The data directory stays:
 tickets of one run are answered in the next.
@@ -18,15 +18,18 @@ from runtime.settings import Setting, integer, parse, text
 PROGRAM = "evenly.up"
 #: Taken where they are free, so that the printed commands stay the same: the balancer's, the first node's.
 BALANCER_PORT, FIRST_CLIENT_PORT = 8080, 9000
+#: Unless told otherwise; and how many there may be.
+NODES, NODES_MOST, SLOTS_MOST = 3, 100, 4096
+DATA_DIR = "evenly-data/up"
 #: Seconds between two looks whether all programs live.
 LOOK_PERIOD = 0.2
 #: A program that dies so often within so many seconds is not started again.
 DEATHS, DEATHS_PERIOD = 5, 10.0
 
 SETTINGS = [
-    Setting("NODES", integer(1, 100), 3, "nodes"),
-    Setting("SLOTS", integer(1, 4096), None, "jobs that run at once on a node (default: the CPUs)"),
-    Setting("DATA_DIR", text("a directory"), "evenly-data/up", "data and logs of all programs", "--data"),
+    Setting("NODES", integer(1, NODES_MOST), NODES, "nodes"),
+    Setting("SLOTS", integer(1, SLOTS_MOST), None, "jobs that run at once on a node (default: the CPUs)"),
+    Setting("DATA_DIR", text("a directory"), DATA_DIR, "data and logs of all programs", "--data"),
 ]
 
 
@@ -62,20 +65,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     description = "A balancer and nodes on this machine, in the foreground until Ctrl-C."
     arguments = sys.argv[1:] if argv is None else argv
     values = parse(PROGRAM, description, [], SETTINGS, arguments, os.environ)
-    nodes = values["NODES"]
+    return keep_up(values["NODES"], values["SLOTS"], Path(values["DATA_DIR"]))
+
+
+def keep_up(nodes: int, slots: int | None, directory: Path, program: str = PROGRAM) -> int:
+    """The cluster until a signal ends it; returns the exit code. `program`: who says what went wrong."""
     ports = [BALANCER_PORT, *range(FIRST_CLIENT_PORT, FIRST_CLIENT_PORT + nodes)]
     end_by_signals()
     try:
-        with LocalCluster(
-            nodes, slots=values["SLOTS"], directory=Path(values["DATA_DIR"]), ports=ports
-        ) as cluster:
+        with LocalCluster(nodes, slots=slots, directory=directory, ports=ports) as cluster:
             print_commands(cluster)
             watch(cluster)
     except KeyboardInterrupt:
-        print(f"\n{PROGRAM}: the cluster is stopped", file=sys.stderr)
+        print(f"\n{program}: the cluster is stopped", file=sys.stderr)
         return 0
     except (ClusterError, OSError) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 1
     return 0
 

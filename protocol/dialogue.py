@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from protocol.limits import (
     UPLOAD_LIMIT,
     WAIT_LIMIT,
 )
-from protocol.options import OPTIONS, TASK_OPTIONS, BadOption, command, split, task
+from protocol.listing import LIST_OPTIONS, ListJobs, parse_list
+from protocol.options import OPTIONS, TASK_OPTIONS, BadOption, Option, command, key, split, task
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +177,7 @@ Request = (
     | Subscribe
     | Unsubscribe
     | GetAll
+    | ListJobs
     | Nodes
     | Stats
     | Help
@@ -184,11 +186,15 @@ Request = (
     | Invalid
 )
 
-_OPTIONS = "\n".join(f"{'':26}{option.form:<20}{option.help}" for option in OPTIONS.values())
+
+def _table(options: Iterable[Option]) -> str:
+    return "\n".join(f"{'':26}{option.form:<20}{option.help}" for option in options)
+
+
 HELP = f"""\
 <ms>                    submit a job that sleeps so many milliseconds
 run <command line>      submit a command for /bin/sh -c; options before it, then --:
-{_OPTIONS}
+{_table(OPTIONS.values())}
 {{"run": "...", ...}}     the same as one JSON object, options by their names: {{"run": "make", "time": 60}}
 task <name> <json>      submit a Python function that nodes know by name, its arguments as a JSON object;
                         options before the name: {", ".join("--" + name for name in TASK_OPTIONS)}
@@ -208,6 +214,8 @@ checkpoint <ticket>     from within a job: take its checkpoint now
 subscribe <tag>         from here on a line for each job with that tag that ends; * for all
 unsubscribe             no more of them
 getall                  every ticket of this node with its result, then an empty line
+list                    tickets of this node, newest first; options:
+{_table(LIST_OPTIONS.values())}
 nodes                   the cluster as it is
 stats                   counters of this node and of the load balancer
 json                    from here on every reply is one JSON object on one line
@@ -297,9 +305,15 @@ def _job(given: dict[str, Any]) -> Request:
             # All in ASCII: half a surrogate pair, which JSON can say, is no text to the wire.
             payload = json.dumps(options.pop("payload", {}))
             return Submit(task(name, payload, _as_options(options)))
-        case {"sleep": int(ms), **others} if not isinstance(ms, bool) and not others:
-            return Submit(Sleep(ms)) if 0 <= ms <= SLEEP_LIMIT_MS else Invalid(BAD_NUMBER)
+        case {"sleep": int(ms), **others} if not isinstance(ms, bool) and others.keys() <= SLEEP_OPTIONS:
+            if not 0 <= ms <= SLEEP_LIMIT_MS:
+                return Invalid(BAD_NUMBER)
+            return Submit(Sleep(ms, key(others["key"]) if others else ""))
     return Invalid(f"That object is no job; {JSON_FORM}")
+
+
+#: A sleep has nothing else to be told.
+SLEEP_OPTIONS = {"key"}
 
 
 def _as_options(given: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -384,6 +398,13 @@ def _subscribe(rest: str) -> Request:
     return Invalid(f"subscribe takes a tag, {NAMED}, or * for all jobs, {said}.")
 
 
+def _list(rest: str) -> Request:
+    try:
+        return parse_list(rest)
+    except BadOption as error:
+        return Invalid(str(error))
+
+
 def _alone(name: str, request: Request) -> Callable[[str], Request]:
     def parse(rest: str) -> Request:
         return Invalid(f"{name} stands alone on its line, without {rest[:40]!r}.") if rest else request
@@ -413,6 +434,7 @@ _COMMANDS: dict[str, Callable[[str], Request]] = {
     "subscribe": _subscribe,
     "unsubscribe": _alone("unsubscribe", Unsubscribe()),
     "getall": _alone("getall", GetAll()),
+    "list": _list,
     "nodes": _alone("nodes", Nodes()),
     "stats": _alone("stats", Stats()),
     "help": _alone("help", Help()),

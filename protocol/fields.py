@@ -60,11 +60,15 @@ def is_name(value: str) -> bool:
 
 
 def is_inside(path: object) -> bool:
-    """Whether `path` names something below a directory: relative, no `.` or `..` in it, printable."""
+    """Whether `path` names something below a directory: relative, no `.` or `..` in it, printable.
+
+    No space at an end either, where a line could not tell it.
+    """
     return (
         isinstance(path, str)
-        and 0 < len(path) <= PATH_LIMIT
         and path.isprintable()
+        and 0 < len(path.encode()) <= PATH_LIMIT
+        and path == path.strip()
         and all(part not in ("", ".", "..") for part in path.split("/"))
     )
 

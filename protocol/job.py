@@ -61,12 +61,13 @@ class JobState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """A job that takes `ms` milliseconds and no process."""
+    """A job that takes `ms` milliseconds and no process. `key`: as that of `Extras`."""
 
     ms: int
+    key: str = ""
 
     def pack(self) -> bytes:
-        return bytes(msgpack.packb(("sleep", self.ms)))
+        return bytes(msgpack.packb(("sleep", self.ms, self.key) if self.key else ("sleep", self.ms)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +176,11 @@ class Task:
 JobSpec = Sleep | Command | Task
 
 
+def key_of(spec: JobSpec) -> str:
+    """What makes a second submission of the same job known as that; empty where it has none."""
+    return spec.key if isinstance(spec, Sleep) else spec.extras.key
+
+
 def unpack_spec(body: bytes) -> JobSpec:
     """The job packed in `body`.
 
@@ -182,8 +188,9 @@ def unpack_spec(body: bytes) -> JobSpec:
         ProtocolError: if it is no job of this version.
     """
     match _unpack(body, "a job"):
-        case ["sleep", int(ms)] if not isinstance(ms, bool) and 0 <= ms <= SLEEP_LIMIT_MS:
-            return Sleep(ms)
+        case ["sleep", int(ms), *key] if not isinstance(ms, bool) and 0 <= ms <= SLEEP_LIMIT_MS:
+            if not key or (len(key) == 1 and type(key[0]) is str and is_name(key[0])):
+                return Sleep(ms, *key)
         case ["run", str(line), *how] if line and "\0" not in line:
             return Command(line, *_how(how))
         case ["task", str(name), str(payload), *how] if is_name(name):
@@ -361,8 +368,8 @@ def unpack_report(body: bytes) -> Report:
 
 def unpack_files(rows: Any) -> tuple[ResultFile, ...]:
     """Raises ProtocolError if these are no files of a result directory."""
-    if type(rows) in (list, tuple) and len(rows) <= RESULT_FILES_LIMIT:
-        files = tuple(ResultFile(*row) for row in rows if type(row) in (list, tuple) and len(row) == 3)
+    if isinstance(rows, list | tuple) and len(rows) <= RESULT_FILES_LIMIT:
+        files = tuple(ResultFile(*row) for row in rows if isinstance(row, list | tuple) and len(row) == 3)
         are_good = all(
             is_inside(each.path) and type(each.size) is int and each.size >= 0 and is_digest(each.digest)
             for each in files

@@ -39,6 +39,9 @@ LINES_PER_TURN = 500
 PIPELINE_LIMIT = 100_000
 #: Tickets of one `wait`: each is owed a reply, and all of them are taken in one turn.
 WAIT_LIMIT = 1000
+#: Tickets of one `list`, usually and at most: as many views of jobs in memory, for one client at a time.
+LIST_USUAL = 100
+LIST_LIMIT = 1000
 #: Tags that one client has subscribed to: as many dictionary entries.
 SUBSCRIPTIONS_LIMIT = 100
 #: A client that does not read gets no more than this buffered; then its lines are left unread.
@@ -80,7 +83,7 @@ JSON_DEPTH_LIMIT = 64
 #: `--memory` at least, or no program could start; at most: more than any machine has.
 MEMORY_LEAST = 1 * MIB
 MEMORY_LIMIT = 2**50
-#: Files that come with one job, and characters of a path in its directories.
+#: Files that come with one job, and bytes of a path in its directories: what any file system takes as a name.
 FILES_LIMIT = 100
 PATH_LIMIT = 255
 #: An uploaded file at most: what a disk holds some of.
@@ -99,6 +102,19 @@ KEY_PERIOD = 24 * 3600.0
 KEYS_LIMIT = 4_000_000
 #: `--notify` at most: what servers take.
 URL_LIMIT = 2000
+#: Notices that are being sent at once, each in a thread with a result in memory; and to one receiver, which
+#: has been given its last one: enough for some hundred a second where an answer takes 10 ms.
+NOTICES_AT_ONCE = 32
+NOTICES_PER_RECEIVER = 4
+#: Receivers without a notice of which it is known that they took the last one: as many dictionary entries.
+RECEIVERS_KNOWN = 1000
+#: A receiver has so long to answer, all in all; what it says beyond its status is read so far and ignored.
+NOTICE_TIMEOUT = 10.0
+NOTICE_ANSWER_BYTES = 4 * KIB
+#: From one try to the next, ever longer; after a day nobody waits for it any more.
+NOTICE_RETRY_FIRST = 1.0
+NOTICE_RETRY_MOST = 3600.0
+NOTICE_RETRY_PERIOD = 24 * 3600.0
 #: Between SIGTERM and SIGKILL of a job that is to end.
 KILL_GRACE = 2.0
 #: An attempt number at most: far more than any crash limit allows, small enough for any integer type.
@@ -110,6 +126,9 @@ NAME_LIMIT = 64
 SLOTS_LIMIT = 4096
 #: Jobs that a node may hold for the load balancer (HELLO lists them): a bound for validation.
 HELD_LIMIT = 8192
+#: Of these, such as have ended and whose files are on their way home: they take none of what it may hold,
+#: or an origin that is away would have all nodes full of them.
+LEAVING_LIMIT = 1000
 #: What a peer may ask or answer in one QUERY, as JSON text.
 QUERY_LIMIT = 1 * MIB
 #: What nodes say to one another in one ASK or TOLD, beside what files are cut into.

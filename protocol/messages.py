@@ -162,6 +162,13 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Leaving:
+    """node -> LB: these attempts have ended; their files are still on their way home."""
+
+    jobs: Sequence[Held]
+
+
+@dataclass(frozen=True, slots=True)
 class Recall:
     """LB -> node: give back those of these that have not started."""
 
@@ -251,6 +258,7 @@ Message = (
     | AckJobs
     | AckResults
     | Started
+    | Leaving
     | Recall
     | Returned
     | Cancel
@@ -291,16 +299,14 @@ _ENCODERS: dict[type, tuple[str, int, Callable[[Any], Any]]] = {
     AckJobs: ("ACK", OK, lambda m: ("JOB", m.tickets)),
     AckResults: ("ACK", OK, lambda m: ("RESULT", m.results)),
     Started: ("STARTED", OK, lambda m: m.jobs),
+    Leaving: ("LEAVING", OK, lambda m: m.jobs),
     Recall: ("RECALL", OK, lambda m: m.jobs),
     Returned: ("RETURNED", OK, lambda m: m.jobs),
     Cancel: ("CANCEL", OK, lambda m: m.jobs),
     Drop: ("DROP", OK, lambda m: m.jobs),
     Query: ("QUERY", OK, lambda m: (m.number, m.what, m.tickets)),
     Answer: ("ANSWER", OK, lambda m: (m.number, m.text)),
-    Ask: ("ASK", OK, lambda m: (m.number, m.whom, m.name, m.what, m.body)),
-    Told: ("TOLD", OK, lambda m: (m.number, m.name, m.status, m.body)),
-    Claim: ("CLAIM", OK, lambda m: (m.number, m.claims)),
-    Claimed: ("CLAIMED", OK, lambda m: (m.number, m.owners)),
+    **{kind: (name, OK, payload) for kind, (name, payload) in relay.ENCODERS.items()},
     Tried: ("TRIED", OK, lambda m: m.stories),
     Check: ("CHECK", OK, lambda m: m.tickets),
     Checked: ("CHECKED", OK, lambda m: m.tickets),
@@ -524,16 +530,14 @@ _DECODERS: dict[tuple[str, int], Callable[[Any], Message]] = {
     ("RES_REQ", OK): _res_req,
     ("ACK", OK): _ack,
     ("STARTED", OK): lambda payload: Started(_held(payload)),
+    ("LEAVING", OK): lambda payload: Leaving(_held(payload)),
     ("RECALL", OK): lambda payload: Recall(_held(payload)),
     ("RETURNED", OK): lambda payload: Returned(_held(payload)),
     ("CANCEL", OK): lambda payload: Cancel(_held(payload, low=0)),
     ("DROP", OK): lambda payload: Drop(_held(payload)),
     ("QUERY", OK): _query,
     ("ANSWER", OK): _answer,
-    ("ASK", OK): relay.ask,
-    ("TOLD", OK): relay.told,
-    ("CLAIM", OK): relay.claim,
-    ("CLAIMED", OK): relay.claimed,
+    **{(name, OK): decoder for name, decoder in relay.DECODERS.items()},
     ("TRIED", OK): explain.tried,
     ("CHECK", OK): lambda payload: Check(_tickets(payload)),
     ("CHECKED", OK): lambda payload: Checked(_tickets(payload)),

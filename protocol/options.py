@@ -60,14 +60,15 @@ class Option:
         return self.form.partition(" ")[0][2:]
 
 
-def _seconds(value: Any) -> float:
+def read_seconds(value: Any) -> float:
+    """Raises ValueError, as all that read values of options."""
     seconds = float(value) if type(value) in (str, int, float) else math.nan
     if not 0 < seconds <= TIME_LIMIT:
         raise ValueError
     return seconds
 
 
-def _whole(low: int, high: int) -> Callable[[Any], int]:
+def read_whole(low: int, high: int) -> Callable[[Any], int]:
     def read(value: Any) -> int:
         text = str(value) if type(value) in (str, int) else ""
         digits = text.removeprefix("-") if low < 0 else text
@@ -85,7 +86,7 @@ def _flag(value: Any) -> bool:
     return value
 
 
-def _name(value: Any) -> str:
+def read_name(value: Any) -> str:
     if not (isinstance(value, str) and is_name(value)):
         raise ValueError
     return value
@@ -130,7 +131,7 @@ def _size(value: Any) -> int:
         factor, value = _UNITS[value[-1].upper()], value[:-1]
     else:
         factor = 1
-    size = _whole(0, 10**9 - 1)(value) * factor if type(value) is str else value
+    size = read_whole(0, 10**9 - 1)(value) * factor if type(value) is str else value
     if type(size) is not int or not MEMORY_LEAST <= size <= MEMORY_LIMIT:
         raise ValueError
     return size
@@ -177,13 +178,13 @@ OPTIONS = {
     for option in (
         Option(
             "--time SECONDS",
-            _seconds,
+            read_seconds,
             f"seconds, more than 0, at most {TIME_LIMIT:.0f}",
             "end it with its process group after so long",
         ),
         Option(
             "--retries N",
-            _whole(0, RETRIES_LIMIT),
+            read_whole(0, RETRIES_LIMIT),
             f"a whole number from 0 to {RETRIES_LIMIT}",
             "try it again, ever later, when it failed",
         ),
@@ -196,7 +197,7 @@ OPTIONS = {
         ),
         Option(
             "--priority N",
-            _whole(-PRIORITY_LIMIT, PRIORITY_LIMIT),
+            read_whole(-PRIORITY_LIMIT, PRIORITY_LIMIT),
             f"a whole number from -{PRIORITY_LIMIT} to {PRIORITY_LIMIT}",
             "before all that waits with a lower one (default 0)",
         ),
@@ -216,13 +217,13 @@ OPTIONS = {
         Option("--stdin TEXT", _text, "a text without NUL", "what it reads (default: nothing)"),
         Option(
             "--name NAME",
-            _name,
+            read_name,
             f"1 to {NAME_LIMIT} printable characters without spaces",
             "a name for people",
         ),
         Option(
             "--tag TAG",
-            _name,
+            read_name,
             f"1 to {NAME_LIMIT} printable characters without spaces",
             "a word that jobs have in common",
         ),
@@ -235,13 +236,13 @@ OPTIONS = {
         ),
         Option(
             "--array N",
-            _whole(ARRAY_LEAST, ARRAY_LIMIT),
+            read_whole(ARRAY_LEAST, ARRAY_LIMIT),
             f"a whole number from {ARRAY_LEAST} to {ARRAY_LIMIT}",
             "so many jobs with one ticket; EVENLY_ARRAY_INDEX tells them apart",
         ),
         Option(
             "--cpus N",
-            _whole(1, SLOTS_LIMIT),
+            read_whole(1, SLOTS_LIMIT),
             f"a whole number from 1 to {SLOTS_LIMIT}",
             "it takes so many slots of its node, or all of them",
         ),
@@ -286,7 +287,7 @@ OPTIONS = {
         ),
         Option(
             "--key KEY",
-            _name,
+            read_name,
             f"1 to {NAME_LIMIT} printable characters without spaces",
             "the same key gives the same ticket, and no second job",
         ),
@@ -377,6 +378,15 @@ def task(name: str, payload: str, options: Iterable[tuple[str, Any]]) -> Task:
     return Task(name, payload, limit, retries, once, extras)
 
 
+def key(given: Any) -> str:
+    """A key alone, as a sleep has it.
+
+    Raises:
+        BadOption: with what is wrong and what would be right.
+    """
+    return str(_read(OPTIONS["key"], given))
+
+
 def _how(
     options: Iterable[tuple[str, Any]], allowed: Mapping[str, Option]
 ) -> tuple[float | None, int, bool, Extras]:
@@ -385,11 +395,7 @@ def _how(
         option = allowed.get(name)
         if option is None:
             raise BadOption(f"there is no option {name[:40]!r}: there are {', '.join(allowed)}.")
-        try:
-            value: Any = True if given is None and option.is_flag else option.read(given)
-        except ValueError:
-            shown = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
-            raise BadOption(f"--{name} takes {option.allowed}: not {shown[:40]!r}.") from None
+        value: Any = True if given is None and option.is_flag else _read(option, given)
         values[name] = values.get(name, ()) + value if option.is_many else value
     limit, retries = values.pop("time", None), values.pop("retries", 0)
     once = values.pop("at-most-once", False)
@@ -399,7 +405,18 @@ def _how(
         raise BadOption(f"--after takes {AFTER_LIMIT} tickets at most.")
     if len(files := values.pop("file", ())) > FILES_LIMIT or len(dict(files)) < len(files):
         raise BadOption(f"--file takes {FILES_LIMIT} files at most, each with a name of its own.")
+    names = {name + "/" for name, _ in files}
+    if any(longer != name and longer.startswith(name) for longer in names for name in names):
+        raise BadOption("--file takes names none of which is a directory of another.")
     if not (values or files):
         return limit, retries, once, NO_EXTRAS
     given = {name.replace("-", "_"): value for name, value in values.items()} | {"files": files}
     return limit, retries, once, extras if (extras := Extras(**given)) != NO_EXTRAS else NO_EXTRAS
+
+
+def _read(option: Option, given: Any) -> Any:
+    try:
+        return option.read(given)
+    except ValueError:
+        shown = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+        raise BadOption(f"--{option.name} takes {option.allowed}: not {shown[:40]!r}.") from None

@@ -191,7 +191,7 @@ def _line(text: str) -> bytes:
     return text.encode("utf-8", "replace") + b"\n"
 
 
-def _block(head: str, body: bytes) -> bytes:
+def text_block(head: str, body: bytes) -> bytes:
     """A head line, the body with its dots stuffed, a line with a dot."""
     # Not line by line: a MiB may be a million of them, and other clients wait meanwhile.
     first = b"." if body.startswith(b".") else b""
@@ -269,7 +269,7 @@ def _result_text(reply: ResultOf) -> bytes:
     if b"\n" not in body:
         return b"".join((head.encode("utf-8", "replace"), b": ", body, b"\n"))
     count = body.count(b"\n") + 1
-    return _block(f"{head}, {count} lines of output up to the line with a single dot:", output)
+    return text_block(f"{head}, {count} lines of output up to the line with a single dot:", output)
 
 
 def _status_text(reply: StatusOf) -> bytes:
@@ -321,7 +321,7 @@ def _nodes_text(reply: NodesAre) -> bytes:
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
     )
     note = f" ({reply.note})" if reply.note else ""
-    return _block(f"Nodes: {len(reply.nodes)}{note}", table.encode())
+    return text_block(f"Nodes: {len(reply.nodes)}{note}", table.encode())
 
 
 def _stats_text(reply: StatsAre) -> bytes:
@@ -330,7 +330,7 @@ def _stats_text(reply: StatsAre) -> bytes:
         lines.append("balancer away")
     else:
         lines += [f"balancer {key} {value}" for key, value in reply.balancer.items()]
-    return _block(f"Stats: {len(lines)}", "\n".join(lines).encode())
+    return text_block(f"Stats: {len(lines)}", "\n".join(lines).encode())
 
 
 _TEXT: dict[type, Callable[[Any], bytes]] = {
@@ -346,7 +346,7 @@ _TEXT: dict[type, Callable[[Any], bytes]] = {
     LeftOut: lambda reply: _line(f"Done: {reply.count} more, left out as they were not read in time."),
     NodesAre: _nodes_text,
     StatsAre: _stats_text,
-    HelpText: lambda reply: _block("Commands:", HELP.encode()),
+    HelpText: lambda reply: text_block("Commands:", HELP.encode()),
     JsonMode: lambda reply: _json({"json": True}),
     Goodbye: lambda reply: _line(GOODBYE),
     **file_replies.TEXT,
@@ -366,9 +366,9 @@ def _json(value: dict[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
 
 
-def _spec_fields(spec: JobSpec) -> dict[str, Any]:
+def spec_fields(spec: JobSpec) -> dict[str, Any]:
     if isinstance(spec, Sleep):
-        return {"sleep": spec.ms}
+        return {"sleep": spec.ms, "key": spec.key} if spec.key else {"sleep": spec.ms}
     return {
         **({"task": spec.name, "payload": _payload(spec)} if isinstance(spec, Task) else {"run": spec.line}),
         "time": spec.time_limit,
@@ -419,7 +419,7 @@ def job_fields(job: JobView) -> dict[str, Any]:
         "stderr_bytes": report.stderr_total if report else None,
         "value": _value(report) if report else None,
         **({"files": files_fields(report.files)} if report and report.files else {}),
-        "job": _spec_fields(job.spec),
+        "job": spec_fields(job.spec),
     }
 
 

@@ -10,8 +10,12 @@ import signal
 
 VARIABLE = "EVENLY_FAIL_POINT"
 #: Where `reach` is called: around each commit and each release of actions, and inside a transaction;
-#: in it, between writing large values beside the database and making them durable, and after that.
-NAMES = ("commit.before", "commit.inside", "commit.after", "release.after", "blobs.inside", "blobs.after")
+#: in it, between writing large values beside the database and making them durable, and after that; where a
+#: notice has been sent and that is not recorded.
+NAMES = (
+    *("commit.before", "commit.inside", "commit.after", "release.after"),
+    *("blobs.inside", "blobs.after", "notice.sent"),
+)
 
 _name, _, _count = os.environ.get(VARIABLE, "").partition(":")
 _left = int(_count) if _count.isdecimal() else 1

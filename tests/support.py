@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -140,6 +141,26 @@ class Client:
         """The tickets of these submissions, in text mode or JSON."""
         self.send(*lines)
         return [ticket_of(self.line()) for _ in lines]
+
+    def upload(self, content: bytes) -> str:
+        """Its SHA-256; the reply is still to be read."""
+        digest = hashlib.sha256(content).hexdigest()
+        self.socket.sendall(f"upload {len(content)} {digest}\n".encode() + content)
+        return digest
+
+    def fetch(self, ticket: str, path: str) -> bytes:
+        """A file that this job has left, whole and right; in either mode."""
+        head = self.ask(f"fetch {ticket} {path}")
+        if head.startswith("{"):
+            told = json.loads(head)
+            assert "error" not in told, told
+            size, digest = told["bytes"], told["sha256"]
+        else:
+            assert head.startswith("File: "), head
+            size, digest = int(head.split()[1]), head.split()[2]
+        content = self._in.read(size)
+        assert hashlib.sha256(content).hexdigest() == digest
+        return content
 
     def wait(self, *tickets: str) -> list[dict[str, Any]]:
         """Their results, in JSON mode, which must be on."""
@@ -327,7 +348,8 @@ Cluster.alive = []
 _SETTINGS = (
     *("DISPATCH_MODE", "DISPATCH_PERIOD", "MAX_NUM_JOBS_DISPATCH", "REQUEST_RESULT_PERIOD", "MAX_NUM_NODES"),
     *("NODE_GRACE_PERIOD", "CRASH_LIMIT", "BIND", "DATA_DIR", "CLIENT_PORT", "SLOTS", "NODE_NAME"),
-    *("DRAIN_PERIOD", "TASKS", "MAX_TASKS_PER_WORKER", "TASK_HANG_PERIOD", "EVENLY_FAIL_POINT"),
+    *("DRAIN_PERIOD", "TASKS", "MAX_TASKS_PER_WORKER", "TASK_HANG_PERIOD", "NOTIFY_SECRET"),
+    "EVENLY_FAIL_POINT",
 )
 
 

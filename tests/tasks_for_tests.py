@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -121,6 +122,22 @@ def leave_behind(marker: str) -> int:
 
 
 @task
+def eat(size: int) -> int:
+    """So many MiB."""
+    return len([b"x" * 2**20 for _ in range(size)])
+
+
+@task
+def shell(line: str) -> int:
+    return subprocess.run(line, shell=True, check=False).returncode
+
+
+@task
+def data_limit() -> int:
+    return resource.getrlimit(resource.RLIMIT_DATA)[0]
+
+
+@task
 def steps(count: int, gate: str) -> list[int]:
     """One value a step; goes on where an earlier attempt stopped. Returns what it did itself.
 
@@ -136,3 +153,25 @@ def steps(count: int, gate: str) -> list[int]:
         place.write_text(str(step + 1))
         checkpoint()
     return [first, count]
+
+
+@task
+def talk(gate: str) -> None:
+    """Until there is a file of that name."""
+    print("talking", flush=True)
+    print("loudly", file=sys.stderr, flush=True)
+    while not Path(gate).exists():
+        time.sleep(0.01)
+    print("over")
+
+
+@task
+def variable(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+@task
+def hand_out(count: int) -> int:
+    for number in range(count):
+        partial(number)
+    return count

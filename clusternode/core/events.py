@@ -15,10 +15,17 @@ from protocol.dialogue import Stats as StatsRequest
 from protocol.explain import Attempt
 from protocol.job import Ended, Extras, ResultFile
 from protocol.messages import Message
-from protocol.replies import JobEnded, Reply
+from protocol.replies import JobEnded, JobView, Reply
 from protocol.tasks import Signature
 
 # --- events --------------------------------------------------------------------------------------
+
+
+class StatesOf(NamedTuple):
+    """Where are these open tickets? Asked by `list`, piece by piece; `StatesAre` follows."""
+
+    tickets: Sequence[str]
+
 
 Asked = (
     Submit
@@ -31,6 +38,7 @@ Asked = (
     | Unsubscribe
     | NodesRequest
     | StatsRequest
+    | StatesOf
 )
 
 
@@ -90,6 +98,8 @@ class CommandEnded(NamedTuple):
     reason: str = ""
     #: What a task returned, as JSON text.
     value: str = ""
+    #: Partial results that a task has handed out.
+    partials: int = 0
 
 
 class Shipped(NamedTuple):
@@ -145,6 +155,16 @@ class Found:
     keys: Mapping[str, str] = field(default_factory=dict)
 
 
+class Posted(NamedTuple):
+    """What came of `Post`: its HTTP status, or None and why; `is_hopeless`: no use to try again."""
+
+    seq: int
+    ticket: str
+    status: int | None
+    why: str
+    is_hopeless: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """This machine: load average over a minute, bytes of memory available."""
@@ -178,6 +198,7 @@ Event = (
     | Shipped
     | Found
     | TasksKnown
+    | Posted
     | Measured
     | Tick
     | Drain
@@ -236,7 +257,22 @@ class Released(NamedTuple):
     ticket: str
 
 
-Record = Submitted | Withdrawn | KeyFreed | CancelAsked | Done | Kept | Released
+class Noticed(NamedTuple):
+    """A notice is pending since its job's end, after so many tries; the next one is `due`."""
+
+    seq: int
+    since: float
+    tries: int
+    due: float
+
+
+class NoticeOver(NamedTuple):
+    """It was delivered, or is given up."""
+
+    seq: int
+
+
+Record = Submitted | Withdrawn | KeyFreed | CancelAsked | Done | Kept | Released | Noticed | NoticeOver
 
 
 # --- actions -------------------------------------------------------------------------------------
@@ -247,6 +283,16 @@ class Answer:
     client: int
     seq: int
     reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class StatesAre:
+    """Answers `StatesOf`: those that are still open. `note`: why no more is known than this node does."""
+
+    client: int
+    seq: int
+    views: Mapping[str, JobView]
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +375,8 @@ class SpawnTask:
 
 @dataclass(frozen=True, slots=True)
 class Ship:
-    """A job has ended: what it left in its result directory is to go to its origin; Shipped follows."""
+    """A job has ended: what it left in its result directory, and handed out, is to be at its origin before
+    its result; Shipped follows."""
 
     ticket: str
     attempt: int
@@ -367,6 +414,13 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Post:
+    """Send the notice of this job's end to whom it is for; Posted follows."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class Drained:
     """Nothing runs here any more; the load balancer, if it is there, has every result."""
 
@@ -379,6 +433,7 @@ class Log:
 
 Action = (
     Answer
+    | StatesAre
     | Tell
     | LookUp
     | Find
@@ -392,6 +447,7 @@ Action = (
     | Forget
     | TakeBack
     | Kill
+    | Post
     | Drained
     | Log
 )

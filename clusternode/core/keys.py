@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from clusternode.core.events import Answer, KeyFreed, Outcome, Send
 from clusternode.core.openjob import Asking, OpenJob
-from protocol.job import Ended, JobSpec, Report, Sleep
+from protocol.job import Ended, Report
 from protocol.job import Outcome as JobOutcome
 from protocol.messages import in_batches
 from protocol.relay import Claim, Claimed, Claiming, Owner
@@ -25,11 +25,6 @@ from protocol.replies import TicketIssued
 
 if TYPE_CHECKING:
     from clusternode.core.origin import Origin
-
-
-def key_of(spec: JobSpec) -> str:
-    """Empty where it has none."""
-    return "" if isinstance(spec, Sleep) else spec.extras.key
 
 
 @dataclass(slots=True)

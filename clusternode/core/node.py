@@ -21,6 +21,7 @@ from clusternode.core.events import (
     Log,
     Measured,
     Outcome,
+    Posted,
     Send,
     Shipped,
     Stop,
@@ -121,6 +122,8 @@ class NodeCore:
                 self._on_link_down(out)
             case TasksKnown(tasks):
                 self.origin.tasks = tasks
+            case Posted():
+                self.origin.notices.posted(event, now, out)
             case Measured():
                 self._measured = event
             case Drain():
@@ -137,6 +140,7 @@ class NodeCore:
         self.origin.submissions.seek(out)
         if self.connected:
             self.origin.forward(out)
+        self.origin.notices.send(now, out)
         self.executor.advance(now, self.connected, out)
         if self.executor.is_drained(self.connected):
             out.actions.append(Drained())
@@ -144,7 +148,7 @@ class NodeCore:
 
     def next_deadline(self) -> float | None:
         """When the next Tick is due, at the latest."""
-        deadlines = [self.executor.next_deadline(self.connected)]
+        deadlines = [self.executor.next_deadline(self.connected), self.origin.notices.next_deadline()]
         if self._linked:
             deadlines += [self._next_info, self._next_exchange]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
@@ -304,6 +308,7 @@ class NodeCore:
             "running": info.running,
             "queued": info.queue,
             "unacknowledged results": len(executor.outbox),
+            "notices pending": len(origin.notices),
             "stale": origin.stale + executor.stale,
         }
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from clusternode.core.arrays import Array
 from clusternode.core.events import Line
-from protocol.job import Command, JobSpec, Sleep
+from protocol.job import Command, JobSpec, Sleep, key_of
 from protocol.messages import JobItem
 
 #: What a sleep asks for.
@@ -33,6 +33,7 @@ class OpenJob:
         "cancelled",
         "has_checkpoint",
         "key",
+        "notify",
         "priority",
         "retries",
         "seq",
@@ -53,9 +54,10 @@ class OpenJob:
         self.at_most_once = command.at_most_once
         self.priority = command.extras.priority
         self.tag = command.extras.tag
+        self.notify = command.extras.notify
         self.after = command.extras.after
         self.has_checkpoint = command.extras.checkpoint
-        self.key = command.extras.key
+        self.key = key_of(spec)
         #: What it is, where it is one; what it is in, where it is in one.
         self.array: Array | None = None
         self.within: Array | None = None

@@ -22,11 +22,13 @@ from clusternode.core.events import (
     LookUp,
     Outcome,
     Send,
+    StatesOf,
     Tell,
     Withdrawn,
 )
 from clusternode.core.explain import explain_here
 from clusternode.core.keys import Keys
+from clusternode.core.notices import Notices
 from clusternode.core.openjob import OpenJob, Stored, Waiter
 from clusternode.core.questions import Questions
 from clusternode.core.submissions import Submissions
@@ -99,6 +101,7 @@ class Origin:
         self.keys = Keys(self)
         self.after = After()
         self._subscriptions = Subscriptions()
+        self.notices = Notices()
         #: What came of earlier attempts of jobs whose results are about to come.
         self._tried: dict[str, tuple[Attempt, ...]] = {}
         self._unsent: dict[str, OpenJob] = {}
@@ -163,7 +166,7 @@ class Origin:
         asked = line.asked
         if isinstance(asked, Submit):
             self.submissions.take(client, line, asked.spec, now, connected, out)
-        elif isinstance(asked, Nodes | Stats):
+        elif isinstance(asked, Nodes | Stats | StatesOf):
             self.questions.ask(client, line, connected, out)
         elif isinstance(asked, Subscribe | Unsubscribe):
             out.actions.append(Answer(client, line.seq, self._subscribe(client, asked)))
@@ -348,6 +351,8 @@ class Origin:
             out.records.append(Done(job.seq, ended, self._tried.pop(ticket, ())))
             if job.has_checkpoint:
                 out.actions.append(Forget(ticket))
+            if job.notify:
+                self.notices.add(job.seq, job.notify, now, out)
             if job.waiters:
                 self._answer_waiters(job, ended, out)
             if self._subscriptions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from clusternode.core.events import Answer, Line, LookUp, Outcome, Send
+from clusternode.core.events import Answer, Line, LookUp, Outcome, Send, StatesAre, StatesOf
 from clusternode.core.explain import explain_here, explain_told
 from clusternode.core.openjob import Asking
 from protocol.dialogue import Explain, GetResult, Nodes, Stats, Status
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from clusternode.core.origin import Origin
 
 AWAY = "the ReverseProxy is away"
+STRANGE = "The ReverseProxy gave an answer that this version does not understand"
 
 
 class Questions:
@@ -41,6 +42,8 @@ class Questions:
         elif isinstance(asked, GetResult | Status | Explain):
             what = "explain" if isinstance(asked, Explain) else "status"
             out.actions.append(Send(Query(number, what, (asked.ticket,))))
+        elif isinstance(asked, StatesOf):
+            out.actions.append(Send(Query(number, "status", tuple(asked.tickets))))
 
     def link_down(self, out: Outcome) -> None:
         asking, self._asking = self._asking, {}
@@ -51,6 +54,9 @@ class Questions:
         """The load balancer is away: as much as this node knows."""
         asked, origin = asking.line.asked, self._origin
         reply: Reply
+        if isinstance(asked, StatesOf):
+            out.actions.append(self._states(asking, asked, {}, AWAY))
+            return
         if isinstance(asked, Nodes):
             reply = NodesAre([origin.own_fields], f"{AWAY}: only this node is known")
         elif isinstance(asked, Stats):
@@ -75,9 +81,15 @@ class Questions:
         asked, client, seq = asking.line.asked, asking.client, asking.line.seq
         try:
             value = json.loads(message.text)
+            if isinstance(asked, StatesOf):
+                out.actions.append(self._states(asking, asked, value))
+                return
             reply = self._reply(asked, value)
         except (ValueError, TypeError, AttributeError, KeyError, ProtocolError):
-            reply = Failure("The ReverseProxy gave an answer that this version does not understand.")
+            if isinstance(asked, StatesOf):
+                out.actions.append(self._states(asking, asked, {}, STRANGE))
+                return
+            reply = Failure(f"{STRANGE}.")
         if reply is None:  # it was done in the meantime
             assert isinstance(asked, GetResult | Status | Explain)
             out.actions.append(LookUp(client, seq, asked, asked.ticket))
@@ -99,12 +111,27 @@ class Questions:
             return None
         if isinstance(asked, Explain):
             return explain_told(asked.ticket, value.get(asked.ticket))
-        view = origin.view(asked.ticket, job)
-        if asked.ticket in value:
-            state, attempt, node, started_at = value[asked.ticket]
-            # Its result is on its way to us: until it is recorded here, it is not done here.
-            shown = JobState.RUNNING if state == "done" else JobState(state)
-            view = JobView(view.ticket, view.spec, view.submitted_at, shown, attempt, node, started_at)
+        view = _placed(origin.view(asked.ticket, job), value)
         if isinstance(asked, Status):
             return StatusOf(view, progress=origin.progress_of(asked.ticket))
         return ResultOf(view)
+
+    def _states(self, asking: Asking, asked: StatesOf, value: Any, note: str = "") -> StatesAre:
+        """Of those that are still open. Raises as what looks into a value of another form does."""
+        origin = self._origin
+        views = {
+            ticket: _placed(origin.view(ticket, job), value)
+            for ticket in asked.tickets
+            if (job := origin.open.get(ticket)) is not None
+        }
+        return StatesAre(asking.client, asking.line.seq, views, note)
+
+
+def _placed(view: JobView, value: Any) -> JobView:
+    """Where the load balancer says it is, if it has it."""
+    if view.ticket not in value:
+        return view
+    state, attempt, node, started_at = value[view.ticket]
+    # Its result is on its way to us: until it is recorded here, it is not done here.
+    shown = JobState.RUNNING if state == "done" else JobState(state)
+    return JobView(view.ticket, view.spec, view.submitted_at, shown, attempt, node, started_at)

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 from clusternode.core.arrays import Array
 from clusternode.core.events import Answer, Find, Found, Line, Outcome, Submitted
-from clusternode.core.keys import key_of
 from clusternode.core.openjob import Asking, OpenJob, Seeking
 from protocol.arrays import jobs_of
 from protocol.dialogue import Submit
-from protocol.job import Command, JobSpec, Task
+from protocol.job import Command, JobSpec, Task, key_of
 from protocol.job import Outcome as JobOutcome
 from protocol.replies import Failure, TicketIssued
 from protocol.tasks import fault_of

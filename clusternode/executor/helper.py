@@ -14,8 +14,7 @@ they are the same interpreter; this is no wire of the protocol.
                       stdout, stderr, stdout bytes in all, stderr bytes in all, reason)
                      ("taken", key)
 
-Wishes are (variables, working directory or "", standard input as bytes, directory for the whole output
-or "").
+Wishes are those of `surroundings.py`.
 
 A "run" that comes while a command runs waits here, and starts when those before it have ended, unless "take"
 comes first: "taken" answers that. A "take" of what has started has no answer but the "ended" of the command
@@ -41,12 +40,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from clusternode.executor.cpus import Claim
+from clusternode.executor.memory import OomKills, Watch, limit_data
 from clusternode.executor.surroundings import IGNORED, Surroundings, Wishes
 
 OUTPUT_LIMIT = 1024 * 1024
 #: Of output that is kept whole, as a file.
 OUTPUT_FILE_LIMIT = 4 * 1024**3
 KILL_GRACE = 2.0
+#: The exit code of what SIGKILL has ended.
+KILLED = 128 + signal.SIGKILL
 READ_SIZE = 65536
 #: What is still in the pipes after the end is read, up to so many reads: a survivor may write for ever.
 LAST_READS = 32
@@ -195,17 +198,35 @@ class Job:
         self.started = time.monotonic()
         self._term_at = None if limit is None else self.started + limit
         self._kill_at: float | None = None
+        self._claim: Claim | None = None
+        self._memory: Watch | None = None
         try:
-            ends = self.stdout.write_end, self.stderr.write_end
             if wishes is None:
-                self.pid = surroundings.spawn(key, line, *ends)
+                self.pid = surroundings.spawn(key, line, self.stdout.write_end, self.stderr.write_end)
             else:
-                self.pid = surroundings.spawn_as_wished(key, line, wishes, *ends)
+                self.pid = self._spawn_as_wished(key, line, wishes, surroundings)
         except OSError:
             self.stdout.close()
             self.stderr.close()
             raise
         self.pidfd = os.pidfd_open(self.pid)
+
+    def _spawn_as_wished(
+        self, key: tuple[str, int], line: str, wishes: Wishes, surroundings: Surroundings
+    ) -> int:
+        cpus, memory = wishes[4:]
+        self._claim = Claim(cpus)
+        try:
+            with self._claim.applied():
+                ends = self.stdout.write_end, self.stderr.write_end
+                pid = surroundings.spawn_as_wished(key, line, wishes, *ends)
+        except OSError:
+            self._claim.release()
+            raise
+        if memory:
+            limit_data(pid, memory, for_good=True)
+            self._memory = Watch(memory, self.started)
+        return pid
 
     def watch_output(self, control: Control) -> None:
         """What it writes goes to the node at once, too."""
@@ -216,11 +237,12 @@ class Job:
         self.stdout.tell = self.stderr.tell = None
 
     def terminate(self) -> None:
-        """SIGTERM to the whole group; SIGKILL follows after KILL_GRACE."""
+        """SIGTERM to the whole group, which goes on to hear it; SIGKILL follows after KILL_GRACE."""
         self._term_at = None
         if self._kill_at is None:
             self._kill_at = time.monotonic() + KILL_GRACE
             self.signal(signal.SIGTERM)
+            self.signal(signal.SIGCONT)
 
     def signal(self, number: int) -> None:
         # The leader is not yet waited for, so its number, which is the group's, cannot be another's.
@@ -230,6 +252,8 @@ class Job:
     def timeout(self) -> float | None:
         """Milliseconds until `on_time` wants to be called, None for never."""
         deadline = self._kill_at if self._kill_at is not None else self._term_at
+        if self._memory is not None:
+            deadline = self._memory.next_at if deadline is None else min(deadline, self._memory.next_at)
         return None if deadline is None else max(0.0, (deadline - time.monotonic()) * 1000 + 1)
 
     def on_time(self) -> None:
@@ -240,6 +264,8 @@ class Job:
         elif self._term_at is not None and now >= self._term_at:
             self.timed_out = True
             self.terminate()
+        if self._memory is not None and now >= self._memory.next_at and self._memory.look(now):
+            self.signal(signal.SIGKILL)
 
     def watch(self, poll: select.poll, control: Control, obey: Callable[[Job], None]) -> None:
         """Returns when the command itself has ended; reads its output and the node's word meanwhile."""
@@ -263,7 +289,7 @@ class Job:
             for number in (*streams, self.pidfd):
                 poll.unregister(number)
 
-    def end(self) -> tuple[int, str]:
+    def end(self, ooms: OomKills | None = None) -> tuple[int, str]:
         """(exit code, reason) once nothing of the job is left."""
         self.signal(signal.SIGKILL)
         _, status = os.waitpid(self.pid, 0)
@@ -271,13 +297,25 @@ class Job:
         stuck = self.stuck = reap_descendants()
         self.stdout.close()
         self.stderr.close()
-        reason = f"{stuck} of its processes could not be killed" if stuck else ""
-        reason = "; ".join(filter(None, (reason, self.stdout.fault or self.stderr.fault)))
-        code = os.waitstatus_to_exitcode(status)
-        if code >= 0:
-            return code, reason
-        killed = f"killed by {signal.Signals(-code).name}" if -code in signal.valid_signals() else "killed"
-        return 128 - code, f"{killed}; {reason}" if reason else killed
+        if self._claim is not None:
+            self._claim.release()
+        code, how = self._how(os.waitstatus_to_exitcode(status), ooms)
+        left = f"{stuck} of its processes could not be killed" if stuck else ""
+        return code, "; ".join(filter(None, (how, left, self.stdout.fault or self.stderr.fault)))
+
+    def _how(self, code: int, ooms: OomKills | None) -> tuple[int, str]:
+        """Its exit code as shells have it, and what ended it where the code does not tell."""
+        memory, by_itself = self._memory, self._kill_at is None
+        if memory is not None and memory.is_over:
+            return KILLED, memory.verdict
+        how = ""
+        if code < 0:
+            code, number = 128 - code, -code
+            how = f"killed by {signal.Signals(number).name}" if number in signal.valid_signals() else "killed"
+        if code == KILLED and by_itself and ooms is not None and ooms.since():
+            how = f"{how or 'one of its processes was killed by SIGKILL'} as memory ran out"
+        remark = memory.remark if memory is not None and code != 0 and by_itself else ""
+        return code, "; ".join(filter(None, (how, remark)))
 
 
 def reap_descendants() -> int:
@@ -317,6 +355,7 @@ class Worker:
         self._ahead: deque[tuple[Any, ...]] = deque()
         #: Commands whose output somebody watches.
         self._watched: set[tuple[str, int]] = set()
+        self._ooms = OomKills()
         self._poll = select.poll()
         self._poll.register(control.socket.fileno(), select.POLLIN)
 
@@ -367,6 +406,7 @@ class Worker:
     ) -> None:
         """One job, from its directory to its report."""
         began = time.monotonic()
+        self._ooms.begin(began)
         assert self._surroundings is not None
         place = self._surroundings.place
         try:
@@ -385,7 +425,7 @@ class Worker:
         except BaseException:  # whatever ends us ends the job
             job.end()
             raise
-        code, reason = job.end()
+        code, reason = job.end(self._ooms)
         self._watched.discard(key)
         out, err = job.stdout, job.stderr
         self._control.send(

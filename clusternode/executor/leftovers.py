@@ -50,3 +50,11 @@ def empty_directory(directory: Path) -> None:
     """Makes `directory` if need be, and empties it."""
     remove_tree(str(directory))
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def clear_directories(directory: Path, pid: int) -> None:
+    """Removes the working directories that this helper has made there."""
+    with contextlib.suppress(OSError):
+        for entry in directory.iterdir():
+            if entry.name.startswith(f"{pid}."):
+                remove_tree(str(entry))

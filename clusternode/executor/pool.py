@@ -7,6 +7,7 @@ import contextlib
 import logging
 import marshal
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from clusternode.core.events import CommandEnded, FromHelpers, Progressed, Spawn, SpawnTask, TakenBack
-from clusternode.executor.leftovers import NODE_VARIABLE, kill_leftovers
+from clusternode.executor.leftovers import NODE_VARIABLE, clear_directories, kill_leftovers
+from protocol.job import Extras
 from runtime.lifecycle import SOFT_FILE_LIMIT
 
 log = logging.getLogger("clusternode")
@@ -26,6 +28,7 @@ log = logging.getLogger("clusternode")
 BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from clusternode.executor.{} import main; main()"
 SOURCES = str(Path(__file__).parents[2])
 READ_SIZE = 65536
+CPUS_VARIABLE = "EVENLY_CPUS"
 #: A helper that has more commands than this need not be heard at once: what it says gathers for so long.
 BUSY = 8
 HEAR_LATER = 0.004
@@ -96,6 +99,11 @@ class Helper(asyncio.Protocol):
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
+
+    def wake(self) -> None:
+        """Its job may have stopped it."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
 
     async def wait(self) -> None:
         """Until the process is gone; by then its job is too."""
@@ -178,7 +186,7 @@ class Pool:
         self._by_key: dict[Key, Helper] = {}
         #: Who is told of what a job that is watched writes: (key, stream, offset, bytes).
         self.output: Callable[[tuple[str, int], int, int, bytes], None] = lambda *_: None
-        #: Jobs in the backlog that are watched.
+        #: Jobs that are watched and that no helper has, or never one of this pool.
         self._to_watch: set[Key] = set()
         #: What the core has not been told yet.
         self._news: list[CommandEnded | TakenBack | Progressed] = []
@@ -202,6 +210,7 @@ class Pool:
         key = Key(ticket, attempt)
         helper = self._by_key.get(key)
         if helper is not None:
+            helper.wake()
             helper.send("kill", tuple(key))
         elif self._forget(key):
             self._report(self._lost(key, "before it started"))
@@ -243,11 +252,11 @@ class Pool:
         self._report_now()
 
     def watch(self, what: str, key: tuple[str, int]) -> None:
-        """What is "watch" or "unwatch" goes to the helper that has this job, now or later."""
+        """What is "watch" or "unwatch" goes to the helper that has this job, now or when one gets it."""
         helper = self._by_key.get(Key(*key))
         if helper is not None:
             helper.send(what, key)
-        elif what == "watch" and self._line_of(Key(*key)) is not None:
+        elif what == "watch":
             self._to_watch.add(Key(*key))
         else:
             self._to_watch.discard(Key(*key))
@@ -270,7 +279,7 @@ class Pool:
         self._helpers.discard(helper)
         if helper in self._idle:
             self._idle.remove(helper)
-        self._start(helper.wait())
+        self._start(self._bury(helper))
         for message in helper.last_words():
             self._take_in(helper, message)
         jobs, helper.jobs = helper.jobs, deque()
@@ -289,6 +298,11 @@ class Pool:
         self._report_now()
 
     # --- inside ----------------------------------------------------------------------------------
+
+    async def _bury(self, helper: Helper) -> None:
+        """Waits until it is gone, and removes its directories; while it is still there none is another's."""
+        await asyncio.to_thread(clear_directories, self._directory, helper.pid)
+        await helper.wait()
 
     async def _bring_up(self, helper: Helper) -> None:
         try:
@@ -344,8 +358,16 @@ class Pool:
     def _how(self, job: Any) -> tuple[Any, ...]:
         """What a helper is told of a job, beside its key."""
         extras = job.extras
-        wishes = extras and (dict(extras.env), extras.cwd, extras.stdin.encode(), job.output)
-        return job.line, job.time_limit, wishes
+        if extras is None:
+            return job.line, job.time_limit, None
+        cpus, variables = self._cpus_of(extras)
+        more = (extras.stdin.encode(), job.output, cpus, extras.memory)
+        return job.line, job.time_limit, (variables, extras.cwd, *more)
+
+    def _cpus_of(self, extras: Extras) -> tuple[int, dict[str, str]]:
+        """The slots that it takes if it asked for any, else 0; and its variables, where it finds them."""
+        cpus = min(extras.cpus, self._slots)
+        return cpus, dict(extras.env) | ({CPUS_VARIABLE: str(cpus)} if cpus else {})
 
     def _line_of(self, key: Key) -> deque[Spawn | SpawnTask] | None:
         for line in self._backlog:

@@ -6,14 +6,15 @@ only the standard library and what helpers have is here. Code of tasks runs in t
 
     node -> supervisor   ("set-up", SetUp as a tuple), once
                          ("run", key, name, payload, time limit or None, at most once,
-                          variables, directory or "")
+                          variables, directory or "", limit on the memory or 0)
                          ("kill", key), ("watch", key), ("unwatch", key)
     supervisor -> node   ("ready", {task: its signature, packed}, [what could not be loaded]), once
                          ("progress", key, part of 1, words)
                          ("partial", key, number of it in this attempt, value as JSON text)
                          ("output", key, 1 for stdout or 2, offset, bytes), while it is watched
                          ("ended", key, started, finished, exit code or None, timed out, stdout, stderr,
-                          stdout bytes in all, stderr bytes in all, reason, value as JSON text)
+                          stdout bytes in all, stderr bytes in all, reason, value as JSON text,
+                          number of partial results)
 
     supervisor -> worker ("run", name, payload, directory, variables)
     worker -> supervisor ("loading", source), before each; then
@@ -53,6 +54,7 @@ from clusternode.executor.helper import (
     own_children,
     reap_descendants,
 )
+from clusternode.executor.memory import OomKills, Watch, limit_data, unlimit_data
 from clusternode.executor.surroundings import IGNORED, RESTORED, Place
 
 #: A task whose worker died is started again so often: a crash may be chance, a third one is not.
@@ -105,8 +107,10 @@ class Task:
         is_once: bool,
         variables: dict[str, str],
         directory: str,
+        memory: int,
     ) -> None:
-        """`variables`, `directory`: beside what every task finds, and in the place of its directory."""
+        """`variables`, `directory`: beside what every task finds, and in the place of its directory.
+        `memory`: bytes that it may have, with all that its worker has, or 0."""
         self.key = key
         self.name = name
         self.payload = payload
@@ -114,6 +118,9 @@ class Task:
         self.is_once = is_once
         self.variables = variables
         self.directory = directory
+        self.memory = memory
+        #: While a worker has it.
+        self.watch: Watch | None = None
         #: A worker has it.
         self.is_running = False
         self.starts = 0
@@ -134,6 +141,11 @@ class Task:
         self.starts += 1
         self.is_running = True
 
+    @property
+    def verdict(self) -> str:
+        """Why it was killed for its memory; empty if it was not."""
+        return self.watch.verdict if self.watch is not None and self.watch.is_over else ""
+
 
 class Worker:
     """One worker process, from its start until nothing of it is left."""
@@ -149,6 +161,8 @@ class Worker:
         self.hung = False
         #: It is to be replaced.
         self.is_worn = False
+        #: What `unlimit_data` is to give back.
+        self.data_limit: int | None = None
         ours, theirs = socket.socketpair()
         with theirs:
             theirs.set_inheritable(True)
@@ -215,7 +229,7 @@ class Supervisor:
         #: Workers in a row that died before they were ready, through no module's fault; when to try again.
         self._failed_starts = 0
         self._start_at: float | None = None
-        self._ooms = oom_kills()
+        self._ooms = OomKills()
         self._poll = select.poll()
         for number in (control.socket.fileno(), *self._streams):
             self._poll.register(number, select.POLLIN)
@@ -288,8 +302,12 @@ class Supervisor:
             return
         for stream in self._streams.values():
             stream.begin()
-        task.started(time.monotonic())
-        worker.heard_at = time.monotonic()
+        worker.heard_at = now = time.monotonic()
+        self._ooms.begin(now)
+        task.started(now)
+        if task.memory:
+            task.watch = Watch(task.memory, now)
+            worker.data_limit = limit_data(worker.pid, task.memory, for_good=False)
         worker.tasks += 1
         if task.key in self._watched:
             self._watch(task.key)
@@ -309,6 +327,7 @@ class Supervisor:
             task.is_ending = True
             task.kill_at = time.monotonic() + KILL_GRACE
             self._worker.signal(signal.SIGTERM)
+            self._worker.signal(signal.SIGCONT)
 
     # --- the worker's ----------------------------------------------------------------------------
 
@@ -402,14 +421,15 @@ class Supervisor:
 
     def _how(self, worker: Worker, code: int) -> str:
         """In words."""
-        ooms, self._ooms = self._ooms, oom_kills()
+        is_oom = self._ooms.since() and -code == signal.SIGKILL
+        if self._task is not None and self._task.verdict:
+            return self._task.verdict
         if worker.hung:
             assert self._set_up is not None
             return f"killed as it hung: no sign of life for {self._set_up.hang_period:g} s"
         if code >= 0:
             return f"by exit code {code}"
         name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
-        is_oom = -code == signal.SIGKILL and self._ooms > ooms
         return f"killed by {name}{' as memory ran out' if is_oom else ''}"
 
     def _start_worker(self) -> None:
@@ -452,8 +472,15 @@ class Supervisor:
             if is_worn or task.is_ending or worker.left_behind():
                 self._drop(worker)
                 worker.end()
+            elif worker.data_limit is not None:
+                unlimit_data(worker.pid, worker.data_limit)
+                worker.data_limit = None
         for stream in self._streams.values():
             stream.drain()
+        if task.verdict:
+            code, reason, value = 128 + signal.SIGKILL, task.verdict, ""
+        elif task.watch is not None and code and not task.is_ending:
+            reason = f"{reason}; {task.watch.remark}"
         out, err = self._stdout, self._stderr
         out.tell = err.tell = None
         self._watched.discard(task.key)
@@ -461,7 +488,8 @@ class Supervisor:
         now = time.monotonic()
         began = task.began or now
         texts = (out.kept(), err.kept(), out.total, err.total) if task.starts else (b"", b"", 0, 0)
-        self._control.send("ended", task.key, began, now, code, task.timed_out, *texts, reason, value)
+        said = (code, task.timed_out, *texts, reason, value, task.partials)
+        self._control.send("ended", task.key, began, now, *said)
         place.leave()
         self._start_worker()
 
@@ -481,6 +509,8 @@ class Supervisor:
         times = [self._start_at, self._hangs_at()]
         if task is not None and task.is_running:
             times += [task.term_at, task.kill_at]
+            if task.watch is not None:
+                times.append(task.watch.next_at)
         deadline = min((each for each in times if each is not None), default=None)
         return None if deadline is None else max(0.0, (deadline - time.monotonic()) * 1000 + 1)
 
@@ -490,6 +520,9 @@ class Supervisor:
             self._start_worker()
             return
         if task is not None and task.is_running:
+            if task.watch is not None and now >= task.watch.next_at and task.watch.look(now):
+                task.is_ending = True
+                worker.signal(signal.SIGKILL)
             if task.kill_at is not None and now >= task.kill_at:
                 task.kill_at = now + KILL_GRACE
                 worker.signal(signal.SIGKILL)
@@ -504,16 +537,6 @@ class Supervisor:
         else:
             worker.hung = True
             worker.signal(signal.SIGKILL)
-
-
-def oom_kills() -> int:
-    """Processes that this machine's kernel has killed for want of memory; 0 where it does not say."""
-    with contextlib.suppress(OSError, ValueError), open("/proc/vmstat", encoding="ascii") as lines:
-        for line in lines:
-            name, _, count = line.partition(" ")
-            if name == "oom_kill":
-                return int(count)
-    return 0
 
 
 def main() -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 from clusternode.executor.removal import remove_tree
 
-#: (variables, working directory or "", standard input, directory for the whole output or "")
-Wishes = tuple[dict[str, str], str, bytes, str]
+#: (variables, working directory or "", standard input, directory for the whole output or "", CPUs to be
+#: confined to or 0, limit on the memory or 0)
+Wishes = tuple[dict[str, str], str, bytes, str, int, int]
 SHELL = "/bin/sh"
 #: Prints the variables that it finds, each with a zero byte behind it.
 SHOW_VARIABLES = "env -0"
@@ -53,6 +54,8 @@ class Place:
 
     def enter(self) -> None:
         """Raises OSError where there is none to be had."""
+        # Another job may have removed it meanwhile.
+        self.leave()
         if self._untouched is not None:
             return
         self._make()
@@ -132,7 +135,7 @@ class Surroundings:
         stderr: int,
     ) -> int:
         """The same, always by the shell, with other variables, another directory, or something to read."""
-        variables, directory, read, _ = wishes
+        variables, directory, read = wishes[:3]
         found = {os.fsencode(name): os.fsencode(value) for name, value in variables.items()}
         if directory:
             os.chdir(directory)

@@ -129,5 +129,5 @@ class TaskPool(Pool):
 
     def _how(self, job: Any) -> tuple[Any, ...]:
         extras = job.extras
-        more = ({}, "") if extras is None else (dict(extras.env), extras.cwd)
+        more = ({}, "", 0) if extras is None else (self._cpus_of(extras)[1], extras.cwd, extras.memory)
         return job.name, job.payload, job.time_limit, job.at_most_once, *more

@@ -11,16 +11,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from clusternode.core.events import CommandEnded
-from protocol.limits import MIB, PIECE_BYTES
+from protocol.limits import OUTPUT_LIMIT, PIECE_BYTES
 
 Key = tuple[str, int]
 #: Of each stream, what was written last is held for watchers.
-WINDOW = 2 * MIB
+WINDOW = OUTPUT_LIMIT
 #: Seconds that an answer is held back for something to come; and that nobody asks before nobody watches.
 HOLD = 10.0
 IDLE = 20.0
-#: Jobs watched at once here.
-WATCHED_LIMIT = 1000
+#: Jobs watched at once here: each costs two windows.
+WATCHED_LIMIT = 250
 
 
 class Piece(NamedTuple):
@@ -136,8 +136,7 @@ class Watching:
         watched.idle = asyncio.get_running_loop().call_later(seconds, self._forget, key)
 
     def _forget(self, key: Key) -> None:
-        watched = self._watched.pop(key, None)
-        if watched is not None and watched.ended is None:
+        if self._watched.pop(key, None) is not None:
             self._tell("unwatch", key)
 
     def close(self) -> None:

@@ -28,15 +28,30 @@ from protocol.errors import ProtocolError
 from protocol.fields import is_digest
 from protocol.job import Command, JobSpec, ResultFile, Task, is_ticket, unpack_files
 from protocol.limits import PIECE_BYTES, RESULT_FILES_LIMIT
-from protocol.relay import NO_ROOM, NOT_FOUND
+from protocol.relay import AWAY, NO_ROOM, NOT_FOUND
+from runtime.errors import StartError
 
-#: What came in part and then no more for so many seconds is given up.
-IDLE = 600.0
-#: Files that come in at once.
+#: What came in part and then no more for so many seconds is given up; sooner, where its place is wanted.
+IDLE, IDLE_IN_THE_WAY = 600.0, 60.0
+#: Files that come in at once; who brings one more comes again a little later.
 INCOMING_LIMIT = 256
 #: Where files are: `RESULTS` of a ticket, or its `CHECKPOINT`.
 RESULTS, CHECKPOINT = "results", "checkpoint"
 CONFLICT, WRONG = 409, 422
+
+
+class _Coming:
+    """A file of which a part is there."""
+
+    def __init__(self, incoming: Incoming, give_up: Callable[[], None]) -> None:
+        self.incoming = incoming
+        self.at = time.monotonic()
+        self._timer = asyncio.get_running_loop().call_later(IDLE, give_up)
+
+    def take(self) -> Incoming:
+        """It goes on, or will not become whole."""
+        self._timer.cancel()
+        return self.incoming
 
 
 class Home:
@@ -59,7 +74,7 @@ class Home:
         self._checkpoints = directory / "checkpoints"
         self._most_bytes = most_bytes
         self._spec_of = spec_of
-        self._coming: dict[tuple[str, str, str], tuple[Incoming, float]] = {}
+        self._coming: dict[tuple[str, str, str], _Coming] = {}
         self._spaces: dict[str, Files] = {}
 
     def serve(self, relay: Relay) -> None:
@@ -99,7 +114,9 @@ class Home:
     async def _wants(self, asker: str, asked: Any) -> list[str]:
         """Of these digests, those that are to be brought."""
         match asked:
-            case (str(where), str(ticket), tuple(digests)) if len(digests) <= RESULT_FILES_LIMIT:
+            case (str(where), str(ticket), tuple(digests)) if len(digests) <= RESULT_FILES_LIMIT and all(
+                map(is_digest, digests)
+            ):
                 files = self._files(where, ticket)
                 return [digest for digest in digests if digest not in files]
         raise _strange()
@@ -122,17 +139,27 @@ class Home:
             return size
         if offset == 0:
             self._begin(key, files, size)
-        incoming, _ = self._coming.pop(key, (None, 0.0))
-        if incoming is None or incoming.received != offset:
-            if incoming is not None:
-                incoming.abort()
+        coming = self._coming.get(key)
+        if coming is None:
+            raise Refused(CONFLICT, "its beginning is not here; begin again")
+        incoming = coming.incoming
+        if incoming.received == offset + len(data) and data and offset:
+            return incoming.received  # it comes again, as the answer was lost
+        del self._coming[key]
+        coming.take()
+        if incoming.received != offset:
+            incoming.abort()
             raise Refused(CONFLICT, "that piece is not the next one; begin again")
         try:
             await asyncio.to_thread(incoming.write, data)
             if incoming.received == size:
                 await asyncio.to_thread(incoming.finish)
+                self._give_up(key)  # another attempt may have begun it again
+            elif key in self._coming:
+                incoming.abort()
+                raise Refused(CONFLICT, "it was begun again meanwhile")
             else:
-                self._coming[key] = incoming, time.monotonic()
+                self._hold(key, incoming)
         except Mismatch as fault:
             raise Refused(WRONG, str(fault)) from None
         except OSError as error:
@@ -185,17 +212,24 @@ class Home:
     # --- inside ----------------------------------------------------------------------------------
 
     def _begin(self, key: tuple[str, str, str], files: Files, size: int) -> None:
-        now = time.monotonic()
-        for other, (incoming, at) in list(self._coming.items()):
-            if other == key or at < now - IDLE:
-                incoming.abort()
-                del self._coming[other]
+        self._give_up(key)
         if len(self._coming) >= INCOMING_LIMIT:
-            raise Refused(NO_ROOM, f"{INCOMING_LIMIT} files come in already")
+            oldest = min(self._coming, key=lambda each: self._coming[each].at)
+            if self._coming[oldest].at > time.monotonic() - IDLE_IN_THE_WAY:
+                raise Refused(AWAY, f"{INCOMING_LIMIT} files come in already")
+            self._give_up(oldest)
         try:
-            self._coming[key] = files.begin(key[2], size), now
+            self._hold(key, files.begin(key[2], size))
         except OSError as error:
             raise Refused(NO_ROOM, f"its origin cannot keep it: {error.strerror}") from None
+
+    def _hold(self, key: tuple[str, str, str], incoming: Incoming) -> None:
+        self._coming[key] = _Coming(incoming, lambda: self._give_up(key))
+
+    def _give_up(self, key: tuple[str, str, str]) -> None:
+        coming = self._coming.pop(key, None)
+        if coming is not None:
+            coming.take().abort()
 
     def _files(self, where: str, ticket: str) -> Files:
         """Where files of this job belong that it brings home."""
@@ -218,7 +252,10 @@ class Home:
         if not is_ticket(ticket):
             raise _strange()
         if ticket not in self._spaces:
-            self._spaces[ticket] = Files(self._checkpoints / ticket)
+            try:
+                self._spaces[ticket] = Files(self._checkpoints / ticket)
+            except StartError as error:
+                raise Refused(NO_ROOM, str(error)) from None
         return self._spaces[ticket]
 
     def result_dir(self, ticket: str, spec: JobSpec) -> Path:
@@ -234,8 +271,11 @@ class Home:
         try:
             for each in files:
                 self.files.link(each.digest, directory / each.path)
-            for place in {(directory / each.path).parent for each in files}:
-                sync_directory(place)
+            above = self._results.parent
+            parents = {place for each in files for place in (directory / each.path).parents}
+            for place in parents:
+                if place.is_relative_to(above):
+                    sync_directory(place)
         except OSError as error:
             named = os.path.relpath(error.filename2 or error.filename or directory, self._results.parent)
             raise Refused(NO_ROOM, f"its origin cannot keep {named}: {error.strerror}") from None

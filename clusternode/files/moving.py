@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from clusternode.files.home import CONFLICT
 from clusternode.files.store import Files, Mismatch
 from clusternode.files.tree import Found
 from clusternode.relay import Refused, Relay
-from protocol.job import ResultFile
+from protocol.errors import ProtocolError
+from protocol.job import ResultFile, unpack_files
 from protocol.limits import PIECE_BYTES
 from protocol.relay import AWAY, NO_ROOM
 
@@ -27,8 +29,16 @@ PARTIALS_WAITING = 1000
 ANEW = 10
 
 
+class _Fetching:
+    """A file on its way here, and how many wait for it."""
+
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        self.task = task
+        self.waiting = 0
+
+
 class Mover:
-    """`fetch` what a job needs, `bring` what it leaves. Both wait for an origin that is away."""
+    """`copy` here what a job needs, `bring` home what it leaves. Both wait for an origin that is away."""
 
     def __init__(self, relay: Relay, home: Files, cache: Files) -> None:
         """`home`: the files of this node's own tickets; `cache`: those of others."""
@@ -36,36 +46,60 @@ class Mover:
         self._home = home
         self._cache = cache
         self._pieces = asyncio.Semaphore(PIECES_AT_ONCE)
-        self._fetching: dict[str, asyncio.Task[None]] = {}
+        self._fetching: dict[str, _Fetching] = {}
         #: By ticket: whose turn it is to come home, and how many partial results wait.
         self._handing_in: dict[str, tuple[asyncio.Lock, int]] = {}
 
-    async def fetch(self, ticket: str, digest: str) -> Files:
-        """Where a file is that this job brings along, once it is here; it comes once for all jobs.
+    async def copy(self, ticket: str, digest: str, target: Path) -> None:
+        """A file that this job brings along, once it is here; it comes once for all jobs.
 
         Raises:
             Refused: if its origin has it no more.
             OSError: if it cannot be kept.
         """
+        while True:
+            files = await self._fetch(ticket, digest)
+            try:
+                return await asyncio.to_thread(files.copy, digest, target)
+            except FileNotFoundError:
+                if digest in files:
+                    raise
+                # It had to make room for others meanwhile, or somebody has removed it.
+
+    async def _fetch(self, ticket: str, digest: str) -> Files:
+        """Where it is."""
         if digest in self._home:
             return self._home
         while digest not in self._cache:
-            task = self._fetching.get(digest)
-            if task is None:
+            fetching = self._fetching.get(digest)
+            is_ours = fetching is None
+            if fetching is None:
                 task = asyncio.ensure_future(self._fetch_into(self._cache, ticket, "", digest))
-                self._fetching[digest] = task
-                task.add_done_callback(lambda _: self._fetched(digest))
-            # One of those who wait may be cancelled; the others still want it.
-            await asyncio.shield(task)
+                fetching = self._fetching[digest] = _Fetching(task)
+                task.add_done_callback(partial(self._fetched, digest))
+            fetching.waiting += 1
+            try:
+                # One of those who wait may be cancelled; the others still want it.
+                await asyncio.shield(fetching.task)
+            except (Refused, OSError):
+                # The reason may be the job for which it was asked: another one asks for itself.
+                if is_ours:
+                    raise
+            finally:
+                fetching.waiting -= 1
+                if not fetching.waiting and not fetching.task.done():
+                    del self._fetching[digest]
+                    fetching.task.cancel()
         return self._cache
 
-    def _fetched(self, digest: str) -> None:
-        task = self._fetching.pop(digest)
+    def _fetched(self, digest: str, task: asyncio.Task[None]) -> None:
+        if (fetching := self._fetching.get(digest)) is not None and fetching.task is task:
+            del self._fetching[digest]
         if not task.cancelled():
             task.exception()  # for those who still wait; where nobody does, it is no news
 
     async def fetch_to(self, ticket: str, file: ResultFile, target: Path) -> None:
-        """A file of the job's checkpoint. Raises as `fetch`."""
+        """A file of the job's checkpoint. Raises as `copy`."""
         data = await self._piece(ticket, ticket, file.digest, 0)
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as out:
@@ -78,7 +112,10 @@ class Mover:
     async def resume(self, ticket: str) -> tuple[ResultFile, ...]:
         """The files of its last checkpoint."""
         rows = await self._patiently(lambda: self._relay.ask("origin", ticket, "resume", ticket))
-        return tuple(ResultFile(*row) for row in rows)
+        try:
+            return unpack_files(rows)
+        except ProtocolError as error:
+            raise Refused(CONFLICT, error.reason) from None
 
     async def bring(
         self, where: str, ticket: str, attempt: int, files: Sequence[ResultFile], found: Sequence[Found]
@@ -91,7 +128,10 @@ class Mover:
         """
         at = {file.digest: (each.at, file.size) for file, each in zip(files, found, strict=True)}
         asked = (where, ticket, tuple(at))
-        for digest in await self._patiently(lambda: self._relay.ask("origin", ticket, "wants", asked)):
+        wanted = await self._patiently(lambda: self._relay.ask("origin", ticket, "wants", asked))
+        if not isinstance(wanted, tuple | list) or not all(digest in at for digest in wanted):
+            raise Refused(CONFLICT, "its origin wants what there is not")
+        for digest in wanted:
             await self._bring_file(where, ticket, digest, *at[digest])
         kept = (where, ticket, attempt, tuple(tuple(each) for each in files))
         await self._patiently(lambda: self._relay.ask("origin", ticket, "keep", kept))
@@ -111,28 +151,40 @@ class Mover:
             if waiting > 1:
                 self._handing_in[ticket] = turn, waiting - 1
 
+    async def handed_in(self, ticket: str) -> None:
+        """Returns when all that this job has handed out so far is home, or refused."""
+        turn, _ = self._handing_in.get(ticket, (asyncio.Lock(), 0))
+        async with turn:  # those before us have had theirs
+            return
+
     # --- inside ----------------------------------------------------------------------------------
 
     async def _bring_file(self, where: str, ticket: str, digest: str, at: Path, size: int) -> None:
+        delay = AGAIN_FIRST
         for tries in range(ANEW):
             try:
-                with at.open("rb") as file:
-                    offset = 0
-                    while True:
-                        data = await asyncio.to_thread(file.read, PIECE_BYTES)
-                        piece = (where, ticket, digest, size, offset, data)
-                        there = await self._put(ticket, piece)
-                        offset += len(data)
-                        if there >= size:
-                            return
-                        if not data:
-                            raise Refused(CONFLICT, f"{at.name} became shorter while it was read")
+                return await self._bring_once((where, ticket, digest, size), at)
             except Refused as refused:
                 if refused.status != CONFLICT or tries == ANEW - 1:
                     raise
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, AGAIN_LAST)
 
-    async def _put(self, ticket: str, piece: tuple[Any, ...]) -> int:
-        return int(await self._patiently(lambda: self._ask_for_piece(ticket, "put", piece)))
+    async def _bring_once(self, file: tuple[str, str, str, int], at: Path) -> None:
+        _, ticket, _, size = file
+        offset = 0
+        with at.open("rb") as source:
+            while True:
+                data = await asyncio.to_thread(source.read, PIECE_BYTES)
+                piece = (*file, offset, data)
+                there = await self._patiently(lambda: self._ask_for_piece(ticket, "put", piece))  # noqa: B023
+                offset += len(data)
+                if there == size:
+                    return
+                if there != offset:
+                    raise Refused(CONFLICT, f"{there} bytes of it are said to be there, and not {offset}")
+                if not data:
+                    raise Refused(CONFLICT, f"{at.name} became shorter while it was read")
 
     async def _ask_for_piece(self, ticket: str, what: str, asked: tuple[Any, ...]) -> Any:
         async with self._pieces:
@@ -166,8 +218,8 @@ class Mover:
     async def _piece(self, ticket: str, space: str, digest: str, offset: int) -> bytes:
         asked = (space, digest, offset)
         data = await self._patiently(lambda: self._ask_for_piece(ticket, "piece", asked))
-        if not isinstance(data, bytes):
-            raise Refused(CONFLICT, "a piece that is no bytes")
+        if not isinstance(data, bytes) or len(data) > PIECE_BYTES:
+            raise Refused(CONFLICT, "a piece that is none")
         return data
 
     async def _patiently(self, ask: Callable[[], Awaitable[Any]]) -> Any:

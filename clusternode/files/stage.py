@@ -20,13 +20,13 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-from clusternode.core.events import CommandEnded, Event, FromHelpers, Shipped, Spawn, SpawnTask
+from clusternode.core.events import CommandEnded, FromHelpers, Shipped, Spawn, SpawnTask
 from clusternode.executor.removal import remove_tree
 from clusternode.files.home import CHECKPOINT, CONFLICT, RESULTS, WRONG
 from clusternode.files.moving import Mover
 from clusternode.files.tree import BadTree, Found, copied, find, hashed
 from clusternode.relay import Refused
-from protocol.job import Extras, ResultFile
+from protocol.job import NO_EXTRAS, Extras, ResultFile
 from protocol.relay import NOT_FOUND
 
 log = logging.getLogger("clusternode")
@@ -36,6 +36,9 @@ Key = tuple[str, int]
 NOT_STARTED = 126
 #: Takes a checkpoint from within a job.
 COMMAND = "evenly-checkpoint"
+#: Seconds that a job keeps its slot where its files cannot be kept: a node whose disk is full would else be
+#: the one that is free soonest, and get one after the other.
+FAULT_PAUSE = 1.0
 #: A checkpoint whose files change while they are copied is taken again so often.
 TAKES = 3
 
@@ -73,7 +76,7 @@ class Stager:
         directory: Path,
         mover: Mover,
         spawn: Callable[[Spawn | SpawnTask], None],
-        submit: Callable[[Event], None],
+        heard: Callable[[FromHelpers | Shipped], None],
         start: Callable[[Awaitable[None]], asyncio.Task[None]],
         now: Callable[[], float],
         *,
@@ -81,12 +84,15 @@ class Stager:
         most_bytes: int,
         checkpoint_period: float,
     ) -> None:
-        """`spawn` starts what is ready; `address` is where jobs here reach this node; `most_bytes` of one
-        job's results; `checkpoint_period` in seconds."""
+        """`spawn` starts what is ready; `heard` takes what becomes of it, and has `settle` told of ends.
+
+        `address` is where jobs here reach this node; `most_bytes` of one job's results; `checkpoint_period`
+        in seconds.
+        """
         self._directory = directory.resolve()
         self._mover = mover
         self._spawn = spawn
-        self._submit = submit
+        self._heard = heard
         self._start = start
         self._now = now
         self._address = address
@@ -120,8 +126,7 @@ class Stager:
         try:
             await asyncio.to_thread(_make, stage)
             for path, digest in extras.files:
-                files = await self._mover.fetch(job.ticket, digest)
-                await asyncio.to_thread(files.copy, digest, stage.work / path)
+                await self._mover.copy(job.ticket, digest, stage.work / path)
             if extras.checkpoint and job.attempt > 1:
                 for file in await self._mover.resume(job.ticket):
                     await self._mover.fetch_to(job.ticket, file, stage.checkpoint / file.path)
@@ -131,7 +136,10 @@ class Stager:
             self._end(key, code, f"it could not be started: {refused.reason}")
             return
         except OSError as error:
-            self._end(key, None, f"its files could not be kept here: {error.strerror} ({error.filename})")
+            # This node's fault: it runs elsewhere. But not as fast as a queue is long.
+            log.warning("the files of %s cannot be kept here: %s", job.ticket, _said(error))
+            await asyncio.sleep(FAULT_PAUSE)
+            self._end(key, None, f"its files could not be kept here: {_said(error)}")
             return
         if extras.checkpoint:
             stage.periodic = self._start(self._take_for_ever(job.ticket, job.attempt, stage))
@@ -143,6 +151,8 @@ class Stager:
         variables = {"EVENLY_NODE": self._address}
         if extras.checkpoint and (path := _with_scripts()):
             variables["PATH"] = path
+        if extras.files:
+            variables["EVENLY_FILES"] = str(stage.work)
         if extras.result_dir:
             variables["EVENLY_RESULT_DIR"] = str(stage.results)
         if extras.checkpoint:
@@ -154,9 +164,7 @@ class Stager:
 
     def _end(self, key: Key, code: int | None, reason: str) -> None:
         now = self._now()
-        ended = FromHelpers([CommandEnded(*key, now, now, code, reason=reason)])
-        self._submit(ended)
-        self.settle(ended)
+        self._heard(FromHelpers([CommandEnded(*key, now, now, code, reason=reason)]))
 
     # --- after it has ended ----------------------------------------------------------------------
 
@@ -173,9 +181,12 @@ class Stager:
                     self._clear((news.ticket, news.attempt))
 
     def ship(self, ticket: str, attempt: int) -> None:
-        """Brings home what it has left; Shipped follows."""
-        stage = self._stages[ticket, attempt]
-        stage.shipping = self._start(self._ship((ticket, attempt), stage))
+        """Brings home what it has left and handed out; Shipped follows."""
+        key = (ticket, attempt)
+        stage = self._stages.get(key)
+        if stage is None:  # a task without files
+            stage = self._stages[key] = Stage(self._directory / f"{ticket}.{attempt}", NO_EXTRAS)
+        stage.shipping = self._start(self._ship(key, stage))
 
     def unship(self, ticket: str, attempt: int) -> None:
         """Nobody wants it any more."""
@@ -187,15 +198,17 @@ class Stager:
     async def _ship(self, key: Key, stage: Stage) -> None:
         files: list[ResultFile] = []
         fault = ""
+        await self._mover.handed_in(key[0])
         try:
-            found = await asyncio.to_thread(find, stage.results, self._most_bytes)
-            files = await asyncio.to_thread(hashed, found)
-            await self._mover.bring(RESULTS, *key, files, found)
+            if stage.extras.leaves_files:
+                found = await asyncio.to_thread(find, stage.results, self._most_bytes)
+                files = await asyncio.to_thread(hashed, found)
+                await self._mover.bring(RESULTS, *key, files, found)
         except (BadTree, Refused) as refused:
             fault = str(refused)
         except OSError as error:
-            fault = f"{error.strerror} ({error.filename})"
-        self._submit(Shipped(*key, () if fault else tuple(files), fault))
+            fault = _said(error)
+        self._heard(Shipped(*key, () if fault else tuple(files), fault))
         self._clear(key)
 
     def _clear(self, key: Key) -> None:
@@ -246,7 +259,7 @@ class Stager:
                     if take == TAKES - 1:
                         raise Refused(CONFLICT, f"{error.filename} came and went meanwhile") from None
                 except OSError as error:
-                    raise Refused(WRONG, f"{error.strerror} ({error.filename})") from None
+                    raise Refused(WRONG, _said(error)) from None
                 finally:
                     await asyncio.to_thread(remove_tree, str(copy))
         raise AssertionError
@@ -262,9 +275,13 @@ def _with_scripts() -> str:
 
 def _make(stage: Stage) -> None:
     remove_tree(str(stage.root))
-    stage.root.parent.mkdir(mode=0o700, exist_ok=True)
+    stage.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     for place in (stage.root, stage.work, stage.results, stage.checkpoint):
         place.mkdir(mode=0o700)
+
+
+def _said(error: OSError) -> str:
+    return f"{error.strerror} ({error.filename})" if error.filename else str(error.strerror)
 
 
 def _signature(found: list[Found]) -> object:

@@ -17,8 +17,9 @@ from clusternode.core.events import (
     Submitted,
     Withdrawn,
 )
+from clusternode.core.notices import StoredNotice
 from clusternode.core.openjob import Stored
-from clusternode.store import attempts, keys
+from clusternode.store import attempts, keys, listing, notices
 from protocol.explain import Attempt
 from protocol.job import Ended
 from protocol.limits import KIB, MIB
@@ -78,7 +79,14 @@ _VERSION_3 = """
     ALTER TABLE kept ADD COLUMN segment INTEGER;
     CREATE INDEX kept_segments ON kept (segment) WHERE segment IS NOT NULL
     """
-_MIGRATIONS: list[Migration] = [_VERSION_1, _to_version_2, _VERSION_3, f"{keys.SCHEMA}; {attempts.SCHEMA}"]
+_MIGRATIONS: list[Migration] = [
+    _VERSION_1,
+    _to_version_2,
+    _VERSION_3,
+    keys.SCHEMA,
+    notices.SCHEMA,
+    attempts.SCHEMA,
+]
 
 #: A report above this is written into a segment file, not into the database: what SQLite does with its pages
 #: costs more than one file more to make durable.
@@ -180,6 +188,7 @@ class SqliteStore:
         of_keys = keys.Changes(records)
         kept, released = _kept_and_released(records)
         tried = [attempts.row(r) for r in done if r.tried]
+        noticed, over = notices.changes(records)
 
         def change(connection: sqlite3.Connection) -> None:
             # First of all: no row may name what is not durable.
@@ -203,6 +212,8 @@ class SqliteStore:
             )
             connection.executemany("DELETE FROM kept WHERE ticket = ?", released)
             connection.executemany(attempts.INSERT, tried)
+            connection.executemany("INSERT OR REPLACE INTO notices VALUES (?, ?)", noticed)
+            connection.executemany("DELETE FROM notices WHERE seq = ?", over)
 
         await self._database.write(change)
         if (kept or released) and not self._kept.is_empty:
@@ -239,6 +250,19 @@ class SqliteStore:
     async def tried(self, seq: int) -> tuple[Attempt, ...]:
         """What came of the attempts of this ticket before the last one."""
         return await self._database.read(lambda connection: attempts.find(connection, seq))
+
+    async def pending_notices(self) -> list[StoredNotice]:
+        """Those that are pending. Raises ProtocolError if a job in the store is of another version."""
+        return await self._database.read(notices.load)
+
+    async def at(self, seq: int) -> TicketRow | None:
+        """The row with this place in the order of submission."""
+
+        def query(connection: sqlite3.Connection) -> TicketRow | None:
+            found = connection.execute(f"{_SELECT} WHERE seq = ?", (seq,)).fetchone()
+            return None if found is None else self._row(found)
+
+        return await self._database.read(query)
 
     async def tickets_of(self, used: Sequence[str]) -> dict[str, str]:
         """The tickets that these keys stand for, of those that are known here."""
@@ -306,6 +330,12 @@ class SqliteStore:
             return rows
 
         return await self._database.read(query)
+
+    async def older(self, before: int, wanted: listing.Wanted, most: int) -> listing.Piece:
+        """A piece of the look through all tickets with `seq` below `before`, from the newest on."""
+        return await self._database.read(
+            lambda connection: listing.scan(connection, before, wanted, most, self._row)
+        )
 
     async def kept(self, tickets: Sequence[str]) -> list[Ended]:
         """The kept results of these tickets; those released meanwhile are left out."""

@@ -40,7 +40,7 @@ from loadbalancer.core.keys import Keys
 from loadbalancer.core.ledger import Ledger
 from loadbalancer.core.nodes import Node
 from loadbalancer.core.questions import Questions
-from loadbalancer.core.relay import whom
+from loadbalancer.core.relay import Unanswered, whom
 from loadbalancer.core.settings import Settings
 from protocol.job import Ended
 from protocol.job import Outcome as JobOutcome
@@ -59,6 +59,7 @@ from protocol.messages import (
     Held,
     Hello,
     Info,
+    Leaving,
     NotHere,
     Query,
     Refuse,
@@ -71,7 +72,7 @@ from protocol.messages import (
     in_batches,
 )
 from protocol.messages import Job as JobMessage
-from protocol.relay import Ask, Claim, Claimed, Told
+from protocol.relay import AWAY, Ask, Claim, Claimed, Told
 
 #: A node that is away and holds nothing stays in `nodes` this long.
 REMEMBER_NODE = 3600.0
@@ -105,6 +106,7 @@ class Balancer:
         )
         self._actions: list[Action] = []
         self._prompt: list[Action] = []
+        self._unanswered = Unanswered()
         self._courier = Courier(self.ledger, lambda action: self._actions.append(action))
 
     # --- the step --------------------------------------------------------------------------------
@@ -218,6 +220,7 @@ class Balancer:
         missing = [job for job in node.jobs.values() if has.get(job.ticket) != job.attempt]
         why = "its node had died" if crashed else "its node came back without it"
         self.ledger.lose_all(node, missing, counts=crashed, why=why)
+        node.leaving.clear()  # it says so again
         for job in node.jobs.values():
             if job.ticket in running:
                 self.ledger.start(job)
@@ -243,6 +246,9 @@ class Balancer:
         node.link, node.deadline = None, self._now + self.settings.node_grace_period
         node.recalled.clear()
         self._courier.link_ended(node, link)
+        for asker, number in self._unanswered.gone(node.node_id):
+            if (waiting := self.ledger.nodes.get(asker)) is not None:
+                self._prompt_to(waiting, Told(number, "", AWAY, b"its node has gone away"))
         waits = f"; its {len(node.jobs)} jobs wait {self.settings.node_grace_period:g} s for it"
         self._log(f"node {node.name} is away{waits if node.jobs else ''}", warning=True)
         for job in list(node.jobs.values()):
@@ -420,6 +426,10 @@ class Balancer:
             if job is not None:
                 self.ledger.start(job)
 
+    def _on_leaving(self, node: Node, message: Leaving) -> None:
+        self._on_started(node, Started(message.jobs))
+        node.leaving.update(each.ticket for each in message.jobs if self._current(node, *each))
+
     def _on_returned(self, node: Node, message: Returned) -> None:
         returned = [job for ticket, attempt in message.jobs if (job := self._current(node, ticket, attempt))]
         # The last one first, so that the order of submission stands again at the head of the queue.
@@ -466,9 +476,11 @@ class Balancer:
             assert asked.link is not None
             assert node.link is not None
             passed = replace(ask, whom="node", name=node.node_id)
+            self._unanswered.passed_on(asked.node_id, node.node_id, ask.number)
             self._prompt.append(PassOn(asked.link, passed, node.link))
 
     def _on_told(self, node: Node, told: Told) -> None:
+        self._unanswered.told(node.node_id, told.name, told.number)
         asker = self.ledger.nodes.get(told.name)
         if asker is not None:
             self._prompt_to(asker, replace(told, name=node.node_id))
@@ -505,6 +517,7 @@ _HANDLERS: dict[type, Callable[[Balancer, Node, Any], None]] = {
     NotHere: Balancer._on_not_here,
     AckResults: Balancer._on_ack_results,
     Started: Balancer._on_started,
+    Leaving: Balancer._on_leaving,
     Returned: Balancer._on_returned,
     Cancel: Balancer._on_cancel,
     Checked: Balancer._on_checked,

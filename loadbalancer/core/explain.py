@@ -40,6 +40,8 @@ def explain(job: Job, ledger: Ledger, connected: Collection[Node], settings: Set
         why = f"{node.name}, which has it, is away; if that does not come back, it goes to another node"
     elif job.cancelled:
         why = f"it is cancelled, and {node.name} ends it"
+    elif job.ticket in node.leaving:
+        why = f"it has ended on {node.name}, and its files are brought home"
     elif job.state is State.RUNNING:
         why = f"it runs on {node.name}"
     else:
@@ -76,7 +78,10 @@ def _nodes(connected: Collection[Node], settings: Settings) -> str:
 
 def _on_node(job: Job, node: Node) -> str:
     """A node starts what it got first, as far as it has slots."""
-    sooner = sum(1 for _ in takewhile(lambda each: each is not job, islice(node.jobs.values(), LOOKED_AT)))
+    sooner = sum(
+        each.ticket not in node.leaving
+        for each in takewhile(lambda each: each is not job, islice(node.jobs.values(), LOOKED_AT))
+    )
     if sooner < node.slots:
         return "and has room for it"
     more = "more than " if sooner == LOOKED_AT else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -54,6 +55,15 @@ def on_beta(client: Client, line: str) -> str:
     return eventually(lambda: nodes.get("beta"), "one of two jobs went to the other node")
 
 
+def contents(directory: Path) -> list[bytes]:
+    """Of the files that it keeps by their digest, as far as they stay for a moment."""
+    found = []
+    for file in directory.glob("?" * 64):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(file.read_bytes())
+    return found
+
+
 @pytest.mark.parametrize("take", ["evenly-checkpoint", ":"], ids=["by command", "every period"])
 def test_a_command_goes_on_where_it_stopped_when_its_node_dies(
     cluster: Cluster, tmp_path: Path, take: str
@@ -69,7 +79,8 @@ def test_a_command_goes_on_where_it_stopped_when_its_node_dies(
         work = beta.data / "work" / "stage" / f"{ticket}.1" / "checkpoint" / "n"
         eventually(lambda: work.exists() and work.read_text() == "3\n", "it has come to its third step")
         kept = alpha.data / "checkpoints" / ticket
-        eventually(lambda: b"3\n" in [each.read_bytes() for each in kept.glob("?" * 64)], "that is home")
+        # The files of the one before go when this one has taken its place.
+        eventually(lambda: contents(kept) == [b"3\n"], "that is home")
         assert manifest.exists()
         beta.kill()
         gate.touch()
@@ -112,6 +123,15 @@ def test_a_task_does_too_and_what_it_handed_out_is_read_before_its_end(
         assert client.line() == "Partial: 5"
         assert client.block() == [f'{{"step": {step}}}' for step in range(5)]
         assert client.ask("partial AAAAAAAAAAAAAAAA").endswith("could not be found on this node.")
+
+
+def test_all_that_a_task_handed_out_is_there_with_its_result(cluster: Cluster) -> None:
+    with cluster.nodes["alpha"].json_client() as client:
+        tickets = client.submit(*['task hand_out {"count": 20}'] * 4)
+        for ticket, result in zip(tickets, client.wait(*tickets), strict=True):
+            assert (result["outcome"], result["value"]) == ("succeeded", 20)
+            values = [each["value"] for each in client.ask_json(f"partial {ticket}")["partial"]]
+            assert values == list(range(20))
 
 
 def test_a_retried_job_finds_it_on_the_same_node_as_well(cluster: Cluster) -> None:

@@ -376,7 +376,7 @@ class TestBadLines:
             ("task compress {}", '"images" is missing'),
             ("task compress [1]", "no object but list"),
             ("task nothing", "There is no task 'nothing' on this node: there are "),
-            ("tail " + NOBODY, "tail"),
+            ("tail " + NOBODY + " 1", "tail"),
             ("run", "run --time 60 -- make test"),
             ("run --time x -- true", "--time"),
             ("run --time 0 -- true", "--time"),
@@ -398,9 +398,6 @@ class TestBadLines:
         assert word in said
         assert not said.startswith(("Ticket", "Result"))
         assert TICKET.fullmatch(client.ask("0"))
-
-    def test_tail_is_not_there_yet(self, client: Client) -> None:
-        assert "is not there yet" in client.ask(f"tail {NOBODY}")
 
     @pytest.mark.parametrize("size", [65_537, 300_000, 5_000_000])
     def test_a_line_over_the_bound_is_skipped_and_the_next_one_served(

@@ -199,8 +199,11 @@ def test_ports_are_the_wanted_ones_where_free(traces: Traces) -> None:
 # --- up ------------------------------------------------------------------------------------------
 
 
-def test_up_stays_until_ctrl_c_and_keeps_its_tickets(traces: Traces, tmp_path: Path) -> None:
-    arguments = ("evenly.up", "--nodes", "2", "--slots", "1", "--data", str(tmp_path / "up"))
+@pytest.mark.parametrize("words", [("evenly.up", "--nodes"), ("evenly.cli", "up", "-n")])
+def test_up_stays_until_ctrl_c_and_keeps_its_tickets(
+    traces: Traces, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    arguments = (*words, "2", "--slots", "1", "--data", str(tmp_path / "up"))
     with started(*arguments) as process:
         port, pid = line_with(process, r"nc 127\.0\.0\.1 (\d+) +# n1, process (\d+)").groups()
         line_with(process, "Ctrl-C ends it")
@@ -212,7 +215,8 @@ def test_up_stays_until_ctrl_c_and_keeps_its_tickets(traces: Traces, tmp_path: P
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
-    assert err.strip() == "evenly.up: the cluster is stopped"
+    name = "evenly" if "up" in words else "evenly.up"
+    assert err.strip() == f"{name}: the cluster is stopped"
     eventually(lambda: not traces.processes(), "no process is left")
     with started(*arguments) as process:
         port = line_with(process, r"nc 127\.0\.0\.1 (\d+) +# n1")[1]

@@ -18,9 +18,11 @@ Make = Callable[..., Cluster]
 COUNTS = (1, 2, 5)
 #: Reached by a node alone, where a result is large.
 OF_BLOBS = tuple(name for name in NAMES if name.startswith("blobs."))
+#: Where there are notices: see test_notices.py.
+OF_NOTICES = ("notice.sent",)
 
 at_every_point = pytest.mark.parametrize(
-    "point", [f"{name}:{count}" for name in NAMES if name not in OF_BLOBS for count in COUNTS]
+    "point", [f"{name}:{count}" for name in NAMES if name not in OF_BLOBS + OF_NOTICES for count in COUNTS]
 )
 at_every_point_of_blobs = pytest.mark.parametrize(
     "point", [f"{name}:{count}" for name in OF_BLOBS for count in COUNTS]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import json
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -36,16 +35,12 @@ from loadbalancer.core.settings import Settings
 from machinery import COMMIT_DELAY, WIRE_DELAYS, BalancerDisk, NodeDisk, Process, Wire
 from protocol.arrays import size_of
 from protocol.dialogue import ALL, CancelJob, GetResult, Submit, Subscribe, Wait
-from protocol.job import Command, Ended, JobSpec, ResultFile, Sleep, Task
+from protocol.job import Command, Ended, JobSpec, ResultFile, Sleep
 from protocol.messages import Hello, Job, Message, RequestOfRes, Result
 from protocol.replies import CancelOf, ResultOf, TicketIssued, UnknownTicket
-from protocol.tasks import Parameter, Signature
+from receivers import Receivers
+from specs import TASKS, is_endless
 
-DAY = 24 * 3600.0
-#: A command that takes three days.
-LONG = f"{3 * DAY:.0f}"
-#: What nodes have for tasks: one that does as a command of this line.
-TASKS = {"as": Signature((Parameter("line", ("str",)),))}
 #: Steps, or seconds, from one look at all the books to the next: it takes as long as many steps.
 CHECK_EVERY = 20
 CHECK_WITHIN = 0.5
@@ -100,6 +95,7 @@ class SimNode:
         kept = [(ended.ticket, ended.attempt, len(ended.body)) for ended in disk.kept.values()]
         identity = Identity(self.node_id, f"i{next(self.world.counter)}", self.name, self.slots)
         core = NodeCore(identity, stored, max(disk.tickets, default=0) + 1, kept, self.world.now)
+        core.origin.notices.restore(disk.pending_notices(), self.world.now)
         process = Process(self.world, core, node_events.Tick(), disk.apply)
         process.step = lambda event, now: step_node(self, core, event, now)
         process.perform = lambda action: self._perform(process, action)
@@ -281,6 +277,8 @@ class SimNode:
             case node_events.Spawn() | node_events.SpawnTask() | node_events.TakeBack() | node_events.Kill():
                 assert self.pool is not None
                 self.pool.perform(action)
+            case node_events.Post(seq):
+                self.world.receivers.post(self, process, seq)
             case node_events.Ship(ticket, attempt):
                 self._ship(process, ticket, attempt)
             case node_events.Disconnect():
@@ -325,6 +323,7 @@ class World:
         self._check_at = 0
         self._check_by = self.now
         self.counter = itertools.count(1)
+        self.receivers = Receivers(self)
         self.keyed = KeyedClients(self)
         self.settings = settings or Settings(node_grace_period=2.0, request_result_period=1.0)
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
@@ -560,15 +559,3 @@ class World:
         check_dependants(self)
         check_arrays(self)
         check_files(self)
-
-
-def is_endless(spec: JobSpec) -> bool:
-    if isinstance(spec, Sleep):
-        return spec.ms > DAY * 1000
-    return spec.line == LONG if isinstance(spec, Command) else LONG in spec.payload
-
-
-def as_task(command: Command) -> Task:
-    """A task that does the same."""
-    how = (command.time_limit, command.retries, command.at_most_once)
-    return Task("as", json.dumps({"line": command.line}), *how)

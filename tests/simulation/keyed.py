@@ -97,7 +97,7 @@ class KeyedClients:
     # --- what must hold --------------------------------------------------------------------------
 
     def answered(self, node: SimNode, number: int, reply: object) -> None:
-        """A client has read this: a ticket of that key, whichever, which is on the disk of its node."""
+        """A client has read this: a ticket of that key, on the disk of its node."""
         sent = self._sent.pop(number, None)
         if sent is None or not isinstance(reply, TicketIssued):
             return

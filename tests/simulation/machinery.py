@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from clusternode.core import events as node_events
+from clusternode.core.notices import StoredNotice
 from loadbalancer.core.jobs import Forget, Row
 from loadbalancer.core.keys import KeyRow, Keys
 from loadbalancer.store.sqlite import coalesce
-from protocol.job import Ended
+from protocol.job import Ended, unpack_spec
 from protocol.messages import Message, decode, encode
 
 if TYPE_CHECKING:
@@ -215,6 +216,7 @@ class NodeDisk:
     done: dict[int, Ended] = field(default_factory=dict)
     kept: dict[str, Ended] = field(default_factory=dict)
     seqs: dict[str, int] = field(default_factory=dict)
+    notices: dict[int, node_events.Noticed] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
 
     def apply(self, records: list[Any]) -> None:
@@ -242,6 +244,15 @@ class NodeDisk:
                     self.kept[ended.ticket] = ended
                 case node_events.Released(ticket):
                     self.kept.pop(ticket, None)
+                case node_events.Noticed(seq):
+                    assert seq in self.done, "a notice is pending before its job has ended"
+                    self.notices[seq] = record
+                case node_events.NoticeOver(seq):
+                    del self.notices[seq]
+
+    def pending_notices(self) -> list[StoredNotice]:
+        urls = {seq: unpack_spec(self.tickets[seq].body).extras.notify for seq in self.notices}  # type: ignore[union-attr]
+        return [StoredNotice(seq, urls[seq], *progress) for seq, *progress in self.notices.values()]
 
     def find(self, ticket: str) -> int | None:
         return self.seqs.get(ticket)

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from cluster import DAY, LONG, SimNode, World, as_task, is_endless
+from cluster import SimNode, World
 from helpers import POISON, VENOM
 from loadbalancer.core.jobs import State
 from loadbalancer.core.settings import Settings
 from machinery import WIRE_DELAYS
 from protocol.job import Command, Extras, JobSpec, Sleep
+from specs import DAY, LONG, as_task, is_endless
 
 #: How long there are faults: most runs are short, as most faults need little time; some are long.
 FAULT_SECONDS = (2.0, 3.0, 4.0, 12.0)
@@ -52,6 +53,13 @@ def in_company(world: World, node: SimNode, job: JobSpec, chance: random.Random)
     return replace(job, extras=extras) if others or size or leaves else job
 
 
+def to_be_told(world: World, job: JobSpec) -> JobSpec:
+    """In one run of three somebody is told when a command has ended."""
+    if world.seed % 3 != 2 or not isinstance(job, Command):
+        return job
+    return replace(job, extras=replace(job.extras, notify=world.receivers.next_url()))
+
+
 def perhaps_wide(world: World, job: JobSpec, chance: random.Random) -> JobSpec:
     """In three runs of five some jobs take more than one slot; the others replay older finds."""
     if world.seed % 5 in (0, 3) or isinstance(job, Sleep) or chance.random() < 0.7:
@@ -81,7 +89,8 @@ def disturb(world: World, chance: random.Random) -> None:
         if is_task and isinstance(job, Command):
             world.submit(node, perhaps_wide(world, as_task(job), chance))
         else:
-            world.submit(node, perhaps_wide(world, in_company(world, node, job, chance), chance))
+            told = to_be_told(world, in_company(world, node, job, chance))
+            world.submit(node, perhaps_wide(world, told, chance))
     elif what < 0.7:
         for job in some_short_commands(chance):
             world.submit(node, perhaps_wide(world, job, chance))
@@ -132,6 +141,7 @@ def crash_balancer(world: World, chance: random.Random) -> None:
 def heal(world: World, chance: random.Random) -> None:
     """The faults stop: everything is up again. (A poisonous job may still kill its node.)"""
     world.run(9.0)
+    world.receivers.is_calm = True
     for process in (world.balancer, *(node.process for node in world.nodes)):
         if process is not None:
             process.fail_next_commit = False
@@ -184,6 +194,8 @@ def is_at_rest(world: World) -> bool:
 
 def is_node_at_rest(node: SimNode) -> bool:
     if node.process is None or node.disk.kept or node.process.core.origin.open or node.commands:
+        return False
+    if node.disk.notices:
         return False
     executor = node.process.core.executor
     return not (executor.queue or executor.ahead or executor.running or executor.outbox)
@@ -252,6 +264,7 @@ def run_with_faults(seed: int) -> World:
     world.run_until(lambda: is_at_rest(world), within=600.0)
     world.keyed.check()
     check_evenness(world, chance)
+    world.receivers.check()
     # And the stores say what was shown.
     for ticket, shown in world.outcomes.items():
         node = world.submitted[ticket]

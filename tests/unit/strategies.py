@@ -59,7 +59,7 @@ ended = st.builds(Ended, tickets, attempts_or_none, st.sampled_from([str(o) for 
 many_ended = st.lists(ended, max_size=5)
 many_tickets = tuples_of(tickets)
 
-specs = st.builds(Sleep, st.integers(0, SLEEP_LIMIT_MS)) | st.builds(
+specs = st.builds(Sleep, st.integers(0, SLEEP_LIMIT_MS), st.sampled_from(["", "k-1"])) | st.builds(
     Command,
     texts.filter(lambda line: line and "\0" not in line),
     st.none() | st.floats(0, TIME_LIMIT, exclude_min=True),
@@ -111,6 +111,7 @@ BY_CLASS: dict[type, st.SearchStrategy] = {
     m.AckJobs: st.builds(m.AckJobs, many_tickets),
     m.AckResults: st.builds(m.AckResults, tuples_of(held_or_asked)),
     m.Started: st.builds(m.Started, tuples_of(held)),
+    m.Leaving: st.builds(m.Leaving, tuples_of(held)),
     m.Recall: st.builds(m.Recall, tuples_of(held)),
     m.Returned: st.builds(m.Returned, tuples_of(held)),
     m.Cancel: st.builds(m.Cancel, tuples_of(held_or_asked)),

@@ -6,6 +6,8 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -195,6 +197,15 @@ def test_a_directory_that_was_left_as_it_was_is_used_again(place: Place) -> None
     assert place.path == os.getcwd() == path
 
 
+def test_one_that_another_job_has_removed_meanwhile_is_made_anew(place: Place) -> None:
+    place.enter()
+    path = place.path
+    place.leave()
+    os.rmdir(path)
+    place.enter()
+    assert os.getcwd() == place.path != path
+
+
 def test_a_directory_that_something_of_the_job_is_still_in_is_not_used_again(place: Place) -> None:
     place.enter()
     path = place.path
@@ -252,3 +263,37 @@ def test_a_job_that_removes_what_is_above_its_directory_costs_the_next_one_nothi
         place.leave()
     place.enter()
     assert os.getcwd() == place.path
+
+
+# --- how a command ended -------------------------------------------------------------------------
+
+
+OVER: Any = SimpleNamespace(is_over=True, verdict="killed: it had too much", remark="")
+WITHIN: Any = SimpleNamespace(is_over=False, verdict="", remark="it was seen with 9 MiB")
+
+
+@pytest.mark.parametrize(
+    ("code", "memory", "ooms", "is_ours", "said"),
+    [
+        (0, None, False, False, (0, "")),
+        (3, None, True, False, (3, "")),
+        (-9, None, False, False, (137, "killed by SIGKILL")),
+        (-200, None, False, False, (328, "killed")),
+        (-9, None, True, False, (137, "killed by SIGKILL as memory ran out")),
+        (137, None, True, False, (137, "one of its processes was killed by SIGKILL as memory ran out")),
+        (137, None, False, False, (137, "")),
+        (-9, None, True, True, (137, "killed by SIGKILL")),
+        (-9, OVER, False, False, (137, "killed: it had too much")),
+        (0, OVER, False, False, (137, "killed: it had too much")),
+        (0, WITHIN, False, False, (0, "")),
+        (1, WITHIN, False, False, (1, "it was seen with 9 MiB")),
+        (-11, WITHIN, False, False, (139, "killed by SIGSEGV; it was seen with 9 MiB")),
+        (-15, WITHIN, False, True, (143, "killed by SIGTERM")),
+    ],
+)
+def test_what_ended_it_is_named(
+    code: int, memory: Any, ooms: bool, is_ours: bool, said: tuple[int, str]
+) -> None:
+    job: Any = SimpleNamespace(_memory=memory, _kill_at=1.0 if is_ours else None)
+    kills: Any = SimpleNamespace(since=lambda: ooms)
+    assert helper.Job._how(job, code, kills) == said

@@ -14,6 +14,7 @@ import pytest
 from clusternode.core.events import CommandEnded, FromHelpers, Spawn, TakenBack
 from clusternode.executor import pool as pool_module
 from clusternode.executor.pool import BUSY, HEAR_LATER, Helper, Pool
+from protocol.job import Extras
 
 from ..fakes import FakeTransport
 
@@ -30,6 +31,7 @@ class FakeHelper(Helper):
         super().__init__(pool)
         self.up = asyncio.Event()
         self.transport = FakeTransport()
+        self.wakes = 0
         self._rest, self.far_end = socket.socketpair()
         self._rest.setblocking(False)
         FakeHelper.made.append(self)
@@ -43,15 +45,21 @@ class FakeHelper(Helper):
     async def wait(self) -> None:
         """There is no process."""
 
+    def wake(self) -> None:
+        self.wakes += 1
+
     def got(self) -> list[tuple[Any, ...]]:
-        """What it was sent since it was asked last, but how it is set up."""
+        """What it was sent since it was asked last, without details, and without how it is set up."""
+        return [message[:2] for message in self.got_all()]
+
+    def got_all(self) -> list[tuple[Any, ...]]:
         data, self.transport.written = self.transport.written, b""
         messages = []
         while data:
             end = 4 + int.from_bytes(data[:4], "big")
             messages.append(marshal.loads(data[4:end]))
             data = data[end:]
-        return [message[:2] for message in messages if message[0] != "set-up"]
+        return [message for message in messages if message[0] != "set-up"]
 
     def says(self, *messages: tuple[Any, ...]) -> None:
         self.data_received(b"".join(map(packed, messages)))
@@ -225,3 +233,58 @@ async def test_where_no_helper_can_be_started_nothing_is_left_waiting() -> None:
     rig.spawn(4)
     await rig.helper()
     assert rig.told == [[("3", "back"), ("2", "back"), ("1", "lost"), ("4", "lost")]]
+
+
+@pytest.mark.parametrize(
+    ("extras", "sent"),
+    [
+        (None, None),
+        (Extras(cpus=8, env=(("K", "V"),)), ({"K": "V", "EVENLY_CPUS": "3"}, "", b"", "", 3, 0)),
+        (Extras(memory=2**30, cwd="/x", stdin="y"), ({}, "/x", b"y", "", 0, 2**30)),
+    ],
+)
+async def test_a_helper_is_told_what_a_command_wishes(extras: Extras | None, sent: object) -> None:
+    """Of CPUs no more than there are slots."""
+    rig = Rig(slots=3)
+    rig.pool.spawn(Spawn("1", 1, "x", None, extras=extras))
+    helper = await rig.helper()
+    assert helper.got_all() == [("run", ("1", 1), "x", None, sent)]
+
+
+async def test_a_helper_that_its_job_has_stopped_is_waked_to_end_it() -> None:
+    rig = Rig(slots=1)
+    rig.spawn(1)
+    helper = await rig.helper()
+    rig.pool.kill("1", 1)
+    await settle()
+    assert (helper.wakes, helper.got()[-1]) == (1, ("kill", ("1", 1)))
+
+
+async def test_a_job_that_is_watched_before_anybody_has_it_is_watched_from_its_start() -> None:
+    """Its files may still be on their way while it counts as running; or it waits for a helper."""
+    rig = Rig(1)
+    rig.pool.watch("watch", ("1", 1))
+    rig.pool.watch("watch", ("2", 1))
+    rig.pool.watch("unwatch", ("2", 1))
+    rig.spawn(1, 2)
+    helper = await rig.helper()
+    assert helper.got() == [("watch", ("1", 1)), run(1)]
+    rig.pool.watch("watch", ("2", 1))
+    helper.says(ended(1))
+    await settle()
+    assert helper.got() == [("watch", ("2", 1)), run(2)]
+    rig.pool.watch("unwatch", ("2", 1))
+    await settle()
+    assert helper.got() == [("unwatch", ("2", 1))]
+    assert rig.pool._to_watch == set()
+
+
+async def test_output_is_passed_on_and_is_no_news_to_the_core() -> None:
+    rig = Rig(1)
+    came: list[tuple[Any, ...]] = []
+    rig.pool.output = lambda *piece: came.append(piece)
+    rig.spawn(1)
+    helper = await rig.helper()
+    helper.says(("output", ("1", 1), 1, 5, b"x"), ended(1))
+    assert came == [(("1", 1), 1, 5, b"x")]
+    assert rig.told == [[("1", "ended")]]

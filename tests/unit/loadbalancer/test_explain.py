@@ -20,6 +20,7 @@ from protocol.messages import (
     Cancel,
     Drain,
     Held,
+    Leaving,
     NotHere,
     Query,
     Result,
@@ -303,3 +304,13 @@ def test_one_that_has_ended_is_on_its_way_home() -> None:
     told = explained(bench)
     assert told["state"] == "passing"
     assert told["why"] == "it has ended, and its result is on its way to the node that it was submitted to"
+
+
+def test_one_whose_files_are_on_their_way_has_ended_and_is_in_nobodys_way() -> None:
+    bench = Bench()
+    bench.join(1)
+    bench.submit(1, 1, 2)
+    assert why(bench, 2) == "n1 has it, where 1 job came before it, and 1 run at once"
+    bench.say(1, Leaving([Held(ticket(1), 1)]))
+    assert why(bench, 1) == "it has ended on n1, and its files are brought home"
+    assert why(bench, 2) == "n1 has it, and has room for it"

@@ -3,6 +3,7 @@
 import pytest
 
 from loadbalancer.core.events import LinkLost, PassOn
+from loadbalancer.core.relay import REMEMBERED, Unanswered
 from protocol.relay import AWAY, NOT_FOUND, Ask, Told
 
 from .test_balancer import Bench, ended, ticket
@@ -70,3 +71,21 @@ def test_a_job_that_waits_has_no_executor_and_one_that_ended_is_not_open(bench: 
     bench.say(2, ResultMessage([ended(2)]))
     bench.say(1, Ask(8, "executor", ticket(2), "what", b""))
     assert [told.status for told in bench.sent(Told, 1)] == [AWAY]
+
+
+def test_who_asked_a_node_that_goes_away_is_told_at_once_and_once(bench: Bench) -> None:
+    for number in (7, 8, 9):
+        bench.say(1, Ask(number, "executor", ticket(2), "what", b""))
+    bench.say(2, Told(8, "id1", 200, b"body"))
+    bench.step(LinkLost(2))
+    away = [(told.number, told.name) for told in bench.sent(Told, 1) if told.status == AWAY]
+    assert away == [(7, ""), (9, "")]
+
+
+def test_a_node_that_never_answers_costs_no_more_than_so_much_memory() -> None:
+    unanswered = Unanswered()
+    for number in range(REMEMBERED + 5):
+        unanswered.passed_on("asked", "asker", number)
+    assert unanswered.gone("asked") == [("asker", number) for number in range(5, REMEMBERED + 5)]
+    assert unanswered.gone("asked") == []
+    unanswered.told("asked", "asker", 1)

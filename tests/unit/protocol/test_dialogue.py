@@ -35,6 +35,7 @@ from protocol.dialogue import (
 )
 from protocol.job import TICKET_ALPHABET, Command, Sleep, unpack_spec
 from protocol.limits import LINE_LIMIT, RETRIES_LIMIT, SLEEP_LIMIT_MS, TIME_LIMIT, WAIT_LIMIT
+from protocol.listing import ListJobs
 from protocol.options import OPTIONS
 
 T = "ABCDEFGHIJ012345"
@@ -102,6 +103,7 @@ COMMANDS: list[tuple[str, Request]] = [
     (f"tail {T}", Tail(T)),
     (f"partial {T}", Partial(T)),
     (f"checkpoint {T}", TakeCheckpoint(T)),
+    ("list", ListJobs()),
     ("help", Help()),
     ("exit", Exit()),
 ]
@@ -128,9 +130,8 @@ def test_every_line_of_help_is_understood() -> None:
     assert len(named) == len(set(named))
     # The options of run stand below it, and are those that a refusal names.
     run = next(place for place, line in enumerate(lines) if line.startswith("run"))
-    options = [line.partition("  ")[0] for line in map(str.strip, lines) if line.startswith("--")]
+    options = [option.form for option in OPTIONS.values()]
     assert [line.strip().partition("  ")[0] for line in lines[run + 1 :]][: len(options)] == options
-    assert options == [option.form for option in OPTIONS.values()]
     for option in options:
         line = re.sub(r"(SECONDS|N)$", "5", option).replace("DIRECTORY", "/tmp").replace("K=V", "A=b")
         line = line.replace("TICKET", T).replace("SIZE", "5M").replace("DIGEST", "0" * 64)

@@ -10,11 +10,14 @@ from protocol.errors import ProtocolError
 from protocol.job import (
     TICKET_ALPHABET,
     Command,
+    Extras,
     JobSpec,
     Outcome,
     Report,
     Sleep,
+    Task,
     is_ticket,
+    key_of,
     unpack_report,
     unpack_spec,
 )
@@ -171,3 +174,13 @@ def test_a_command_keeps_no_limit_apart_from_a_limit() -> None:
     assert unpack_spec(Command("x").pack()) == Command("x", None)
     assert unpack_spec(msgpack.packb(["run", "x", 5, 0, False])) == Command("x", 5)
     assert unpack_spec(Sleep(0).pack()) == Sleep(0)
+
+
+def test_a_job_of_each_kind_may_have_a_key() -> None:
+    for spec in (Sleep(5, "k"), Command("x", extras=Extras(key="k")), Task("t", extras=Extras(key="k"))):
+        assert unpack_spec(spec.pack()) == spec
+        assert key_of(spec) == "k"
+    assert key_of(Sleep(5)) == key_of(Command("x")) == ""
+    for wrong in (["sleep", 1, ""], ["sleep", 1, "a b"], ["sleep", 1, 2], ["sleep", 1, "k", "k"]):
+        with pytest.raises(ProtocolError):
+            unpack_spec(msgpack.packb(wrong))

@@ -75,6 +75,7 @@ def test_all_older_options_are_there_as_json_too() -> None:
     assert of_json({"run": "make", "at_most_once": True}) == Submit(Command("make", at_most_once=True))
     assert of_json({"run": "make", "at-most-once": False}) == Submit(Command("make"))
     assert of_json({"sleep": 250}) == Submit(Sleep(250))
+    assert of_json({"sleep": 250, "key": "k-1"}) == Submit(Sleep(250, "k-1"))
     assert of_json({"run": "two\nlines"}) == Submit(Command("two\nlines"))
 
 
@@ -122,6 +123,10 @@ def test_all_older_options_are_there_as_json_too() -> None:
             "--file takes 100 files at most, each with a name of its own.",
         ),
         ({"sleep": -1}, BAD_NUMBER),
+        (
+            {"sleep": 1, "key": "a b"},
+            "--key takes 1 to 64 printable characters without spaces: not 'a b'.",
+        ),
         ({"sleep": SLEEP_LIMIT_MS + 1}, BAD_NUMBER),
     ],
 )
@@ -144,7 +149,23 @@ def test_a_memory_that_is_none_is_refused(memory: object) -> None:
     assert refusal(of_json({"run": "x", "memory": memory})).startswith(said)
 
 
-OUTSIDE = ["", "/etc", "..", "../x", "a/../b", "a//b", "a/", "./a", "a\nb", "x" * 256, 1, None]
+OUTSIDE = [
+    "",
+    "/etc",
+    "..",
+    "../x",
+    "a/../b",
+    "a//b",
+    "a/",
+    "./a",
+    "a\nb",
+    "x" * 256,
+    "ж" * 128,
+    " a",
+    "a ",
+    1,
+    None,
+]
 
 
 @pytest.mark.parametrize("path", OUTSIDE)
@@ -153,6 +174,16 @@ def test_a_path_that_leaves_its_directory_is_refused(path: object) -> None:
     assert reason.startswith("--result-dir takes a relative path without . and ..")
     if isinstance(path, str):
         assert refusal(of_json({"run": "x", "file": {path: D}})).startswith("--file takes a relative path")
+
+
+@pytest.mark.parametrize("names", [("a", "a/b"), ("x/a/b/c", "y", "x/a")])
+def test_a_file_that_would_be_a_directory_of_another_is_refused(names: tuple[str, ...]) -> None:
+    said = "--file takes names none of which is a directory of another."
+    assert refusal(of_json({"run": "x", "file": dict.fromkeys(names, D)})) == said
+    line = "run " + " ".join(f"--file {name}={D}" for name in names) + " -- x"
+    assert refusal(parse_line(line.encode())) == said
+    fine = of_json({"run": "x", "file": dict.fromkeys(["a/b", "a/c", "ab", "a.b"], D)})
+    assert isinstance(fine, Submit)
 
 
 @pytest.mark.parametrize("file", ["x", f"={D}", f"x={D[1:]}", f"x={D.upper()}", {"x": 1}, {"x": "y"}, [D], 1])

@@ -77,7 +77,8 @@ def test_the_process_is_killed_where_it_comes_by_for_the_nth_time(fail_point: st
 def test_the_names_are_those_of_the_places_in_the_sources() -> None:
     places = [
         name
-        for path in sorted((ROOT / "runtime").glob("*.py"))
+        for room in ("runtime", "clusternode")
+        for path in sorted((ROOT / room).glob("*.py"))
         for name in re.findall(r'reach\("([^"]*)"\)', path.read_text("utf-8"))
     ]
     assert sorted(places) == sorted(failpoints.NAMES)

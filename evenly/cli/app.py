@@ -1,0 +1,160 @@
+"""`evenly`: its subcommands by name, each loaded when it is asked for, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import click
+
+from evenly.cli import exits
+
+PROGRAM = "evenly"
+
+
+class Entry(NamedTuple):
+    """`place`: module and function, `module:function`."""
+
+    place: str
+    help: str
+
+
+#: In the order in which they are shown.
+COMMANDS = {
+    "submit": Entry("evenly.cli.submit:submit", "Submit a command; --wait follows it to its end."),
+    "map": Entry("evenly.cli.map:map_", "A job for each line or file, as xargs and GNU parallel."),
+    "run": Entry("evenly.cli.run:run", "The jobs of a workload file, with a report at the end."),
+    "generate": Entry("evenly.cli.generate:generate", "Make a workload file of sleeps."),
+    "status": Entry("evenly.cli.ask:status", "Where jobs are."),
+    "result": Entry("evenly.cli.ask:result", "What a job wrote and how it ended."),
+    "wait": Entry("evenly.cli.ask:wait", "Wait for jobs to end."),
+    "tail": Entry("evenly.cli.ask:tail", "Follow the output of a job."),
+    "cancel": Entry("evenly.cli.ask:cancel", "End jobs."),
+    "fetch": Entry("evenly.cli.fetch:fetch", "Bring the files of a job here."),
+    "list": Entry("evenly.cli.cluster:list_", "Jobs by state, outcome, tag, name or age."),
+    "explain": Entry("evenly.cli.ask:explain", "Why a job waits, and each attempt at it."),
+    "nodes": Entry("evenly.cli.cluster:nodes", "The nodes of the cluster."),
+    "top": Entry("evenly.cli.top:top", "Watch nodes and jobs."),
+    "up": Entry("evenly.cli.up:up", "A cluster on this machine, until Ctrl-C."),
+    "completion": Entry("evenly.cli.completion:completion", "Print what completes commands in a shell."),
+}
+
+
+class ReaderGone(Exception):
+    """A BrokenPipeError, under a name that click does not know: it would exit with 1."""
+
+
+class Commands(click.Group):
+    """Help and completion of names take the table alone."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise ReaderGone from None
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        module, _, name = entry.place.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        command.short_help = entry.help
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write("\n" + exits.TEXT)
+
+
+@click.command(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.option("-s", "--nodes", metavar="HOST:PORT,…", help="Nodes, as each command takes them too.")
+@click.version_option(package_name="evenly", prog_name=PROGRAM)
+def evenly(nodes: str | None) -> None:
+    """Runs jobs on a cluster. Nodes are those of -s, else of EVENLY_NODES=HOST:PORT,HOST:PORT, else
+    127.0.0.1:9000; the next one is used where one is away.
+
+    \b
+    evenly submit --wait -- make test
+    ls *.png | evenly map -- convert {} {.}.webp
+    """
+    if nodes:
+        os.environ["EVENLY_NODES"] = nodes
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code. No error of a user's ends in a traceback."""
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except (BrokenPipeError, ReaderGone):
+        # What is still in the buffer must not be written at the end of the program.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.BROKEN_PIPE
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        evenly.main(arguments, prog_name=PROGRAM, standalone_mode=False)
+    except SystemExit as exit:
+        return exit.code if isinstance(exit.code, int) else exits.OK if exit.code is None else exits.FAILED
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return exits.USAGE
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else PROGRAM
+        say(f"{error.format_message()} ({where} --help says more)")
+        return exits.USAGE
+    except click.ClickException as error:
+        say(error.format_message())
+        return exits.USAGE
+    except (KeyboardInterrupt, click.Abort):
+        return exits.INTERRUPTED
+    except (BrokenPipeError, ReaderGone):
+        raise
+    except Exception as error:
+        code = _code_of(error)
+        if code is not None:
+            say(str(error))
+            return code
+        if not isinstance(error, OSError):
+            raise
+        name = f"{error.filename}: " if error.filename else ""
+        say(f"{name}{error.strerror or error}")
+        return exits.USAGE
+    return exits.OK
+
+
+def _code_of(error: Exception) -> int | None:
+    """None for what is no error of ours. The client is loaded by now, or this is none of its errors."""
+    if "evenly.client" not in sys.modules:
+        return None
+    from evenly import client
+
+    kinds = {
+        client.NodesUnreachable: exits.UNREACHABLE,
+        client.UnknownTicket: exits.UNKNOWN_TICKET,
+        client.JobTimeout: exits.NOT_YET,
+        client.Refused: exits.USAGE,
+        client.JobFailed: exits.FAILED,
+        client.TransferFailed: exits.FAILED,
+        client.EvenlyError: exits.USAGE,
+    }
+    return next((code for kind, code in kinds.items() if isinstance(error, kind)), None)
+
+
+def say(line: str) -> None:
+    """One line for the user, on stderr."""
+    click.echo(f"{PROGRAM}: {' '.join(line.split())}", err=True)

@@ -1,0 +1,136 @@
+"""What subcommands have in common: where the nodes are, JSON, tables, colours, bytes to the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, TextIO, TypeVar
+
+import click
+
+from evenly.cli.app import say
+from evenly.client import AsyncClient, Result, Status
+
+T = TypeVar("T")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+COLOURS = {
+    "succeeded": "green",
+    "failed": "red",
+    "timed-out": "red",
+    "lost": "red",
+    "cancelled": "yellow",
+    "running": "cyan",
+}
+
+
+def nodes_option(command: Command) -> Command:
+    return click.option(
+        "-s",
+        "--nodes",
+        "--server",
+        "nodes",
+        metavar="HOST:PORT,…",
+        help="Nodes to ask.  [EVENLY_NODES; 127.0.0.1:9000]",
+    )(command)
+
+
+def json_option(command: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="JSON, an object a line.")(command)
+
+
+def tickets_argument(command: Command) -> Command:
+    return click.argument("tickets", nargs=-1, required=True, metavar="TICKET…")(command)
+
+
+def run(nodes: str | None, work: Callable[[AsyncClient], Coroutine[Any, Any, T]]) -> T:
+    """Does it with a client, which is closed afterwards."""
+
+    async def main() -> T:
+        async with AsyncClient(nodes) as client:
+            return await work(client)
+
+    return asyncio.run(main())
+
+
+# --- what is written ---------------------------------------------------------------------------------
+
+
+def emit(value: Mapping[str, Any]) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def write(data: bytes | str, stream: TextIO) -> None:
+    """Output of a job, byte for byte, at once."""
+    raw = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
+    stream.flush()
+    stream.buffer.write(raw)
+    stream.buffer.flush()
+
+
+def has_colours(stream: TextIO) -> bool:
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def coloured(word: str, stream: TextIO | None = None) -> str:
+    """A state or an outcome."""
+    colour = COLOURS.get(word)
+    return click.style(word, fg=colour) if colour and has_colours(stream or sys.stdout) else word
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Columns as wide as what is in them; the last one as it is. A cell of a colour has it."""
+    cells = [[printable("-" if cell in (None, "") else cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    for number, row in enumerate([list(head), *cells]):
+        words = [word.ljust(width) for word, width in zip(row, widths, strict=True)]
+        line = "  ".join(coloured_cell(word) if number else word for word in words)
+        click.echo(line.rstrip())
+
+
+def coloured_cell(padded: str) -> str:
+    word = padded.rstrip()
+    return coloured(word) + padded[len(word) :]
+
+
+def printable(value: object) -> str:
+    """On one line, and without what a terminal would obey."""
+    return "".join(c if c.isprintable() else " " for c in str(value))
+
+
+def ending(result: Result) -> str:
+    """`succeeded, exit code 0, in 0.100 s on n1`"""
+    text = result.ending
+    if result.started_at is not None and result.finished_at is not None:
+        text += f", in {max(0.0, result.finished_at - result.started_at):.3f} s on {result.node}"
+    word, comma, rest = text.partition(",")
+    return coloured(word) + comma + printable(rest)
+
+
+def where(status: Status) -> str:
+    """`running on n2, attempt 1, 40% done: resizing`"""
+    raw = status.raw
+    text = coloured(status.outcome or status.state)
+    if status.is_done:
+        return text + (f" on {status.node}" if status.node else "")
+    if status.node:
+        text += f" on {status.node}, attempt {status.attempt}"
+    elif status.waits_for:
+        text += f", waits for {', '.join(status.waits_for)}"
+    if status.progress is not None:
+        part, words = status.progress
+        text += f", {part:.0%} done" + (f": {words}" if words else "")
+    if raw.get("array"):
+        counts = {name: count for name, count in raw["array"].items() if count and name != "size"}
+        text += ": " + ", ".join(f"{count} {name}" for name, count in counts.items())
+    if raw.get("note"):
+        text += f" ({raw['note']})"
+    return text
+
+
+def complain(line: str) -> None:
+    """Something that went wrong, and does not end all."""
+    say(line)

@@ -1,0 +1,85 @@
+"""The options of a job on the command line: those that nodes know, from the same table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from protocol.options import OPTIONS, Option
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def job_options(command: Command) -> Command:
+    """All of them, and `--upload`; the command has them in its keyword arguments (`job_of` takes them)."""
+    command = click.option(
+        "--upload",
+        multiple=True,
+        metavar="[NAME=]FILE",
+        help="Upload a file from here; find it under its name, or NAME; may come more than once.",
+    )(command)
+    for option in reversed(OPTIONS.values()):
+        command = _option(option)(command)
+    return command
+
+
+def _option(option: Option) -> Callable[[Command], Command]:
+    text = f"{option.help[0].upper()}{option.help[1:]}."
+    if option.is_flag:
+        return click.option(f"--{option.name}", is_flag=True, help=text)
+    metavar = option.form.partition(" ")[2]
+    return click.option(f"--{option.name}", multiple=option.is_many, metavar=metavar, help=text)
+
+
+def job_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a submission, as the client takes them.
+
+    Raises:
+        click.UsageError: for a value that no node would take, before any is asked.
+    """
+    options: dict[str, Any] = {}
+    for name, option in OPTIONS.items():
+        key = name.replace("-", "_")
+        value = given.get(key)
+        if not value and value != "":
+            continue
+        if name == "cwd":
+            value = os.path.abspath(value)
+        options[key] = _checked(option, value)
+    files = dict(options.pop("file", {})) | _uploads(given.get("upload") or ())
+    if files:
+        options["file"] = files
+    if "env" in options:
+        options["env"] = dict(options["env"])
+    if "after" in options:
+        options["after"] = list(options["after"])
+    return options
+
+
+def _checked(option: Option, value: Any) -> Any:
+    try:
+        if option.is_many:
+            return [each for word in value for each in option.read(word)]
+        return option.read(value)
+    except ValueError:
+        shown = " ".join(value) if isinstance(value, tuple) else value
+        raise click.UsageError(f"--{option.name} takes {option.allowed}: not {str(shown)[:40]!r}.") from None
+
+
+def _uploads(words: tuple[str, ...]) -> dict[str, Path]:
+    files = {}
+    for word in words:
+        name, equals, path = word.partition("=")
+        # A file whose name has a = in it, and that is there, is meant as it is.
+        if not equals or os.path.exists(word):
+            name, path = os.path.basename(word), word
+        if not os.path.isfile(path):
+            raise click.UsageError(f"--upload takes a file that is here: {path!r} is none.")
+        if name in files:
+            raise click.UsageError(f"--upload has two files for the name {name!r}: NAME=FILE gives another.")
+        files[name] = Path(path)
+    return files

@@ -1,0 +1,235 @@
+"""`evenly map`: a job for each item, and their output in the order of the items."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, NamedTuple
+
+import click
+
+from evenly.cli import exits
+from evenly.cli.common import complain, emit, ending, json_option, nodes_option, printable, run, write
+from evenly.cli.jobs import job_of, job_options
+from evenly.cli.progress import Bar
+from evenly.client import AsyncClient, EvenlyError, Job, Refused, Result
+from evenly.client.aio import WINDOW
+from evenly.client.bridge import Inlet
+from evenly.client.feed import fed
+from evenly.client.template import compile_words
+
+LIST = ":::"
+#: Bytes of the input at once, and pieces of it that are read ahead.
+PIECE, PIECES = 64 * 1024, 8
+#: Characters of an item that a message shows.
+SHOWN = 60
+#: Seconds for tickets that are on their way when Ctrl-C comes.
+PATIENCE = 5.0
+#: Cancels on their way at once after Ctrl-C.
+AT_ONCE = 1000
+
+
+class Sent(NamedTuple):
+    """An item whose job is submitted, or refused."""
+
+    item: str
+    job: asyncio.Future[Job]
+
+    @property
+    def refused(self) -> Refused | None:
+        error = self.job.exception() if self.job.done() and not self.job.cancelled() else None
+        return error if isinstance(error, Refused) else None
+
+
+@click.command(name="map", context_settings={"allow_interspersed_args": False})
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[--] CMD… [::: ITEM…]")
+@click.option("-a", "--arg-file", type=click.Path(exists=True, dir_okay=False), help="Items are its lines.")
+@click.option("-0", "--null", is_flag=True, help="Items end with a NUL byte, not with a line.")
+@job_options
+@nodes_option
+@json_option
+def map_(
+    words: tuple[str, ...], arg_file: str | None, null: bool, nodes: str | None, as_json: bool, **options: Any
+) -> None:
+    """Runs CMD once for each item: each line of stdin, or of a file (-a), or what stands behind :::
+
+    In CMD, {} is the item, quoted for the shell, {.} without its extension, {/} its name without directories,
+    {/.} both, {//} its directory, {#} its number; without any of them the item stands at the end. A single
+    word is a line for the shell: evenly map -- 'gzip -c {} > {}.gz'
+
+    Output comes in the order of the items. Exits with 1 if a job does not succeed. Ctrl-C cancels the rest.
+    """
+    if LIST in words:
+        at = words.index(LIST)
+        words, listed = words[:at], list(words[at + 1 :])
+        if arg_file:
+            raise click.UsageError("Items come from ::: or from a file, not from both.")
+    else:
+        listed = None
+    if not words:
+        raise click.UsageError("What to run is missing, as in: ls *.png | evenly map -- convert {} {.}.webp")
+    work = Map(words, job_of(options), as_json, b"\0" if null else b"\n", listed, arg_file)
+    sys.exit(run(nodes, work.run))
+
+
+class Map:
+    def __init__(
+        self,
+        words: tuple[str, ...],
+        options: dict[str, Any],
+        as_json: bool,
+        separator: bytes,
+        listed: list[str] | None,
+        file: str | None,
+    ) -> None:
+        self._fill = compile_words(words)
+        self._options = options
+        self._as_json = as_json
+        self._separator = separator
+        self._listed = listed
+        self._file = file
+        #: Those that are not shown yet.
+        self._sent: deque[Sent] = deque()
+        self._count = 0
+        self._bar = Bar(len(listed) if listed is not None else None, "jobs")
+
+    async def run(self, client: AsyncClient) -> int:
+        """The exit code."""
+        try:
+            with self._bar:
+                async for result in client.results(self._jobs(client)):
+                    self._show_refused()
+                    self._show(self._sent.popleft().item, result)
+                self._show_refused()
+        except BaseException as error:
+            if not isinstance(error, Exception) or isinstance(error, BrokenPipeError):
+                await self._give_up(client, is_quiet=isinstance(error, BrokenPipeError))
+            raise
+        if self._bar.failed:
+            complain(f"{self._bar.failed} of {self._bar.done} jobs did not succeed")
+        return exits.FAILED if self._bar.failed else exits.OK
+
+    async def _jobs(self, client: AsyncClient) -> AsyncIterator[Job]:
+        async for sent in fed(self._submit(client), WINDOW):
+            with contextlib.suppress(Refused):
+                yield await asyncio.shield(sent.job)  # also after Ctrl-C its ticket is wanted
+
+    async def _submit(self, client: AsyncClient) -> AsyncIterator[Sent]:
+        async for item in self._items():
+            self._count += 1
+            job = {"run": self._fill(item, self._count), **self._options}
+            sent = Sent(item, client.start(job))
+            self._sent.append(sent)
+            yield sent
+        self._bar.total = self._count
+
+    async def _items(self) -> AsyncIterator[str]:
+        if self._listed is not None:
+            for item in self._listed:
+                yield item
+        elif self._file is not None:
+            with open(self._file, "rb") as file:  # noqa: ASYNC230 (a file on disk is there)
+                for data in _pieces(iter(lambda: file.read(PIECE), b""), self._separator):
+                    yield data
+        else:
+            if sys.stdin.isatty():
+                complain("items are read from the terminal, one a line; Ctrl-D ends them")
+            async for item in _lines_of_stdin(self._separator):
+                yield item
+
+    # --- what is shown ---------------------------------------------------------------------------
+
+    def _show(self, item: str, result: Result) -> None:
+        if self._as_json:
+            self._bar.clear()
+            emit({"item": item, **result.raw})
+        elif result.stdout or result.stderr or result.truncated:
+            self._bar.clear()
+            write(result.stdout, sys.stdout)
+            write(result.stderr, sys.stderr)
+            if result.truncated:
+                complain(f"{_shown(item)}: more output than is kept ({result.ticket})")
+        if not result.ok:
+            self._fail(f"{_shown(item)}: {ending(result)} ({result.ticket})")
+        self._bar.add()
+
+    def _show_refused(self) -> None:
+        """Those before the next one that was submitted."""
+        while self._sent and (refused := self._sent[0].refused):
+            item = self._sent.popleft().item
+            if self._as_json:
+                self._bar.clear()
+                emit({"item": item, "error": str(refused)})
+            self._fail(f"{_shown(item)}: {refused}")
+            self._bar.add()
+
+    def _fail(self, line: str) -> None:
+        self._bar.failed += 1
+        self._bar.clear()
+        complain(line)
+
+    async def _give_up(self, client: AsyncClient, is_quiet: bool) -> None:
+        """What was submitted and has not ended is cancelled."""
+        self._bar.clear()
+        with contextlib.suppress(EvenlyError, TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                await client.stats()  # answered behind all submissions that are on their way
+        done = [sent.job for sent in self._sent if sent.job.done() and not sent.job.cancelled()]
+        jobs = [job.result() for job in done if job.exception() is None]
+        count = 0
+        for at in range(0, len(jobs), AT_ONCE):
+            asked = [client.cancel(job) for job in jobs[at : at + AT_ONCE]]
+            said = await asyncio.gather(*asked, return_exceptions=True)
+            count += sum(each in ("done", "requested") for each in said)
+        if count and not is_quiet:
+            complain(f"{count} jobs are cancelled")
+
+
+def _shown(item: str) -> str:
+    text = printable(item)
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+# --- items -------------------------------------------------------------------------------------------
+
+
+def _pieces(chunks: Iterator[bytes], separator: bytes) -> Iterator[str]:
+    """Bytes as they come, cut into items; an empty one is none."""
+    rest = b""
+    for data in chunks:
+        *items, rest = (rest + data).split(separator)
+        yield from (_text(item) for item in items if item.strip())
+    if rest.strip():
+        yield _text(rest)
+
+
+def _text(item: bytes) -> str:
+    return item.removesuffix(b"\r").decode("utf-8", "surrogateescape")
+
+
+async def _lines_of_stdin(separator: bytes) -> AsyncIterator[str]:
+    """Read by a thread that nobody waits for at the end: it may hang in a terminal or a pipe for ever."""
+    chunks: Inlet[bytes] = Inlet(asyncio.get_running_loop())
+    room = threading.Semaphore(PIECES)
+
+    def read() -> None:
+        with contextlib.suppress(RuntimeError, OSError):  # the loop is over before the input is
+            while room.acquire() and (data := os.read(sys.stdin.fileno(), PIECE)):
+                chunks.put(data)
+            chunks.end()
+
+    threading.Thread(target=read, daemon=True).start()
+    rest = b""
+    async for data in chunks:
+        room.release()
+        *items, rest = (rest + data).split(separator)
+        for item in items:
+            if item.strip():
+                yield _text(item)
+    if rest.strip():
+        yield _text(rest)

@@ -1,0 +1,537 @@
+"""The client for programs that use asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import heapq
+import itertools
+import os
+import secrets
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn, Self, TypeAlias, TypeVar, Unpack, overload
+
+from evenly.client import files
+from evenly.client.addresses import addresses
+from evenly.client.errors import (
+    ClientClosed,
+    ConnectionLost,
+    EvenlyError,
+    JobTimeout,
+    NodesUnreachable,
+    Refused,
+    UnknownTicket,
+)
+from evenly.client.feed import each_of, fed, map_async
+from evenly.client.lane import BACKOFF_FIRST, BACKOFF_MOST, Lane, object_of
+from evenly.client.lines import (
+    job_of,
+    line_of,
+    quoted,
+    result_if_done,
+    result_line,
+    status_from,
+    submission,
+    ticket_of,
+)
+from evenly.client.model import Address, Chunk, File, Job, Options, Result, Status, files_of, status_of
+from evenly.client.tail import tail
+from evenly.client.talk import Talk
+from evenly.client.template import compile_template
+from evenly.client.uploads import Uploads
+from evenly.client.waits import as_completed, in_order
+from evenly.client.watch import Watcher
+
+T = TypeVar("T")
+Many: TypeAlias = Iterable[T] | AsyncIterable[T]
+#: A submission: a command line, or an object as in docs/client-protocol.md.
+Submission: TypeAlias = "str | Mapping[str, Any]"
+Statuses: TypeAlias = list[Status]
+Objects: TypeAlias = list[dict[str, Any]]
+
+#: Seconds without any reply after which the next node is taken.
+TIMEOUT = 10.0
+#: Seconds that a node which was there before is tried again.
+PATIENCE = 60.0
+#: Submissions on their way at once in `submit_many`, and the bytes of their lines.
+WINDOW = 5000
+WINDOW_BYTES = 4 * 1024 * 1024
+#: Tickets whose node was looked for and is remembered.
+HOMES = 10_000
+#: Tickets of one page of `list`.
+PAGE = 1000
+
+
+class AsyncClient:
+    """Submits jobs to the nodes of a cluster, waits for them and fetches what they leave.
+
+    `nodes`: "host:port,host2:port" or a list; else EVENLY_NODES; else 127.0.0.1:9000. The first one is used;
+    the next one when it is away or gives no reply for `timeout` seconds. A submission carries a key, so that
+    one which is sent again is no second job. A node that was there and is away is tried again for `patience`
+    seconds; then NodesUnreachable is raised, and at once where none of them was ever there.
+
+    One event loop only; `Client` is for everything else. All methods raise EvenlyError's classes.
+    """
+
+    #: Nodes without keys refuse them: tests switch this off.
+    _sends_keys = True
+
+    def __init__(
+        self,
+        nodes: str | Iterable[str] | None = None,
+        *,
+        timeout: float = TIMEOUT,
+        patience: float = PATIENCE,
+    ) -> None:
+        self.nodes_known = addresses(nodes)
+        self.timeout = timeout
+        self.patience = patience
+        self.reached: set[Address] = set()
+        self._watchers: dict[Address, Watcher] = {}
+        self._direct: dict[Address, Lane] = {}
+        self._general: Lane | None = None
+        self._uploads = Uploads(self._open)
+        #: Of tickets that came without their node.
+        self._homes: dict[str, Address] = {}
+        self._tasks: set[asyncio.Future[Any]] = set()
+        self._is_closed = False
+        self._key = secrets.token_hex(8)
+        self._numbers = itertools.count(1)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes all connections; what is still waited for raises ClientClosed. Jobs go on."""
+        self._is_closed = True
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        lanes = [*self._direct.values(), *(watcher.lane for watcher in self._watchers.values())]
+        for lane in [*lanes, *([self._general] if self._general else [])]:
+            await lane.close()
+        for watcher in self._watchers.values():
+            watcher.failed(ClientClosed("the client was closed before the job had ended"))
+
+    # --- submitting ------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        run: str | None = None,
+        *,
+        task: str | None = None,
+        payload: Mapping[str, Any] | None = None,
+        sleep: int | None = None,
+        **options: Unpack[Options],
+    ) -> Job:
+        """Submits a command line, a task with its payload, or a sleep of so many ms.
+
+        Raises:
+            Refused: with what the node says is wrong.
+            NodesUnreachable: if none of the nodes answers.
+        """
+        return await self.start(submission(run, task, payload, sleep, options))
+
+    async def submit_many(self, jobs: Many[Submission]) -> AsyncIterator[Job]:
+        """Submits all of them, many at once, and gives their jobs in the same order; of any number of them
+        only some thousand are in memory.
+
+        Each is a command line, or an object as `{"run": "make", "time": 60}` or `{"task": …, "payload": …}`.
+
+        Raises:
+            Refused: for the first one that is refused; the ones on their way are submitted all the same.
+        """
+        async for job in self.try_submit_many(jobs):
+            if isinstance(job, EvenlyError):
+                raise job
+            yield job
+
+    async def try_submit_many(self, jobs: Many[Submission]) -> AsyncIterator[Job | Refused]:
+        """As `submit_many`; what is refused gives its error in its place, and the others go on."""
+        if isinstance(jobs, AsyncIterable):
+            # It may have nothing for a long time, and what is submitted is wanted meanwhile.
+            async for future in fed(map_async(self.start, jobs), WINDOW):
+                yield await _or_refused(future)
+            return
+        window: deque[asyncio.Future[Job]] = deque()
+        for item in jobs:
+            window.append(self.start(item))
+            while window and (window[0].done() or self._is_full(window)):
+                yield await _or_refused(window.popleft())
+        while window:
+            yield await _or_refused(window.popleft())
+
+    def _is_full(self, window: deque[asyncio.Future[Job]]) -> bool:
+        return len(window) >= WINDOW or (
+            self._general is not None and self._general.owed_bytes > WINDOW_BYTES
+        )
+
+    def start(self, job: Submission) -> asyncio.Future[Job]:
+        """Puts a submission on its way; the future has its job, or raises as `submit`."""
+        item: Mapping[str, Any] = {"run": job} if isinstance(job, str) else job
+        if self._sends_keys and "key" not in item:
+            item = {**item, "key": f"{self._key}-{next(self._numbers)}"}
+        if "after" in item or "file" in item:
+            return self.keep(asyncio.ensure_future(self._submit_to_one(dict(item))))
+        try:
+            line = line_of(item)
+        except EvenlyError as error:
+            future: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
+            future.set_exception(error)
+            return future
+        return self._lane.ask(line, job_of, is_once=not self._sends_keys)
+
+    async def _submit_to_one(self, item: dict[str, Any]) -> Job:
+        """One that is bound to a node: by jobs that it comes after, or by files that have to be there."""
+        home = None
+        if "after" in item:
+            jobs = [item["after"]] if isinstance(item["after"], Job | str) else list(item["after"])
+            item["after"] = [ticket_of(job) for job in jobs]
+            homes = {await self.home(job) for job in jobs}
+            if len(homes) > 1:
+                raise Refused(
+                    f"a job comes after jobs of one node: these are of {' and '.join(sorted(homes))}"
+                )
+            home = homes.pop() if homes else None
+        wanted: dict[str, str | Path] = item.pop("file", {})
+        paths = {name: await self._uploads.digest(file) for name, file in wanted.items()}
+        if paths:
+            item["file"] = paths
+        line = line_of(item)
+        fault: EvenlyError | None = None
+        for node in [home] if home else self._in_turn():
+            lane = self.watcher(node).lane if home else self._lane_to(node)
+            try:
+                return await self._uploads.using(
+                    list(paths.values()),
+                    node,
+                    lambda lane=lane: lane.ask(line, job_of),  # type: ignore[misc]
+                )
+            except (NodesUnreachable, ConnectionLost) as error:
+                fault = error
+        raise NodesUnreachable(str(fault))
+
+    async def upload(self, path: str | os.PathLike[str]) -> str:
+        """Brings a file to the nodes, unless they have it, and gives its SHA-256 for `file={name: digest}`.
+
+        Raises:
+            OSError: if it cannot be read.
+            Refused: if there is no room.
+        """
+        digest = await self._uploads.digest(Path(path))
+        fault: EvenlyError | None = None
+        for node in self._in_turn():
+            try:
+                await self._uploads.bring(digest, node)
+                return digest
+            except (NodesUnreachable, ConnectionLost) as error:
+                fault = error
+        raise NodesUnreachable(str(fault))
+
+    async def map(
+        self,
+        run: str | None = None,
+        items: Many[Any] = (),
+        *,
+        task: str | None = None,
+        **options: Unpack[Options],
+    ) -> AsyncIterator[Result]:
+        """A job for each item, and their results in the order of the items, whatever came of them.
+
+        `run`: a command line in which `{}` stands for the item, quoted for the shell (also `{.}`, `{/}`,
+        `{/.}`, `{//}` and `{#}`; see `template.py`). `task`: a task's name; the items are its payloads.
+        """
+        fill = compile_template(run) if run is not None else None
+
+        async def jobs() -> AsyncIterator[Submission]:
+            number = 0
+            async for item in each_of(items):
+                number += 1
+                line = (
+                    fill(os.fspath(item) if isinstance(item, os.PathLike) else str(item), number)
+                    if fill
+                    else None
+                )
+                yield submission(line, task, item if task else None, None, options)
+
+        async for result in self.results(self.submit_many(jobs())):
+            yield result
+
+    # --- waiting ---------------------------------------------------------------------------------
+
+    @overload  # a text is an iterable of texts as well, and never meant as one
+    async def wait(self, job: Job | str, timeout: float | None = None) -> Result: ...  # type: ignore[overload-overlap]
+
+    @overload
+    async def wait(self, job: Iterable[Job | str], timeout: float | None = None) -> list[Result]: ...
+
+    async def wait(
+        self, job: Job | str | Iterable[Job | str], timeout: float | None = None
+    ) -> Result | list[Result]:
+        """Its result when it has ended, however it ended; of many, a list in the order given.
+
+        Raises:
+            JobTimeout: if that takes more than `timeout` seconds. The job goes on.
+            UnknownTicket, NodesUnreachable: if nobody can tell.
+        """
+        if not isinstance(job, Job | str):
+            return [result async for result in self.results(job, timeout)]
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._wait(job)
+        except TimeoutError:
+            ticket = ticket_of(job)
+            raise JobTimeout(ticket, f"{ticket} has not ended within {timeout:g} s; it goes on") from None
+
+    async def _wait(self, job: Job | str) -> Result:
+        ticket, watcher = ticket_of(job), self.watcher(await self.home(job))
+        ended = watcher.watch(ticket)
+        try:
+            result = await watcher.lane.ask(result_line(ticket), result_if_done)
+            while result is None:
+                await ended
+                result = await watcher.lane.ask(result_line(ticket), result_if_done)
+            return result
+        finally:
+            watcher.unwatch(ticket, ended)
+
+    async def results(self, jobs: Many[Job | str], timeout: float | None = None) -> AsyncIterator[Result]:
+        """Their results in the order of the jobs, each when it has ended. Only some are in memory at once."""
+        async for result in in_order(self, jobs, timeout):
+            yield result
+
+    async def as_completed(
+        self, jobs: Iterable[Job | str], timeout: float | None = None
+    ) -> AsyncIterator[Result]:
+        """Their results, whichever has ended first. Raises JobTimeout, where not all have ended in time."""
+        async for result in as_completed(self, jobs, timeout):
+            yield result
+
+    async def result(self, job: Job | str) -> Result | None:
+        """Its result; None where it has not ended yet."""
+        return await self._ask(job, "result", result_if_done)
+
+    async def status(self, job: Job | str) -> Status:
+        """Where it is."""
+        return await self._ask(job, "status", status_from)
+
+    async def cancel(self, job: Job | str) -> str:
+        """`done`: nothing of it runs any more. `requested`: it is noted, and done once the cluster is whole.
+        `too late`: it had ended."""
+        return str((await self._ask(job, "cancel", object_of))["cancel"])
+
+    async def tail(self, job: Job | str) -> AsyncIterator[Chunk]:
+        """What it writes, from the start, as it comes, until it has ended; also over a lost connection."""
+        node = await self.home(job)
+        async for chunk in tail(ticket_of(job), lambda: self._open(node), lambda: self._patience_with(node)):
+            yield chunk
+
+    async def files(self, job: Job | str) -> tuple[File, ...]:
+        """What it left, for `fetch`."""
+        return files_of(await self._ask(job, "fetch", object_of))
+
+    async def fetch(
+        self,
+        job: Job | str,
+        directory: str | os.PathLike[str],
+        *,
+        told: Callable[[File], None] | None = None,
+    ) -> list[Path]:
+        """Writes the files that it left below a directory, each whole and checked; returns where they are.
+
+        `told` is called after each.
+
+        Raises:
+            TransferFailed: if a file is not what it was, or would leave the directory.
+        """
+        ticket, node = ticket_of(job), await self.home(job)
+        written: list[Path] = []
+        wanted: list[File] | None = None
+        delay = BACKOFF_FIRST
+        while True:
+            try:
+                async with await self._open(node) as talk:
+                    if wanted is None:
+                        wanted = list(await files.listing(talk, ticket))
+                    while wanted:
+                        written.append(await files.fetch(talk, ticket, wanted[0], Path(directory)))
+                        file = wanted.pop(0)
+                        delay = BACKOFF_FIRST
+                        if told is not None:
+                            told(file)
+                    return written
+            except ConnectionLost as error:
+                if delay > self._patience_with(node):
+                    raise NodesUnreachable(f"{error}; it has the files of {ticket}") from None
+                await asyncio.sleep(min(delay, BACKOFF_MOST))
+                delay *= 2
+
+    async def partial(self, job: Job | str) -> builtins.list[Any]:
+        """What a task has handed out so far: objects of `attempt` and `value`."""
+        return builtins.list((await self._ask(job, "partial", object_of))["partial"])
+
+    async def explain(self, job: Job | str) -> dict[str, Any]:
+        """Why it waits or how it ended, and each attempt."""
+        return await self._ask(job, "explain", object_of)
+
+    # --- the cluster -----------------------------------------------------------------------------
+
+    async def nodes(self) -> Objects:
+        """The nodes as the cluster knows them: name, connected, slots, running, queued, done, load, …"""
+        return Objects((await self._lane.ask(b"nodes", object_of))["nodes"])
+
+    async def stats(self) -> dict[str, Any]:
+        """Counters of the node that answers and of the balancer (None while it is away)."""
+        return await self._lane.ask(b"stats", object_of)
+
+    async def list(
+        self,
+        *,
+        state: str | None = None,
+        outcome: str | None = None,
+        tag: str | None = None,
+        name: str | None = None,
+        since: float | None = None,
+        limit: int = 100,
+    ) -> Statuses:
+        """Jobs of all nodes that can be asked, the newest first. `state`: open, queued, running or done;
+        `since`: submitted in the last so many seconds. `raw` of each has its name, its tag and the job."""
+        given = {"state": state, "outcome": outcome, "tag": tag, "name": name, "since": since}
+        words = [f"--{key} {quoted(value)}" for key, value in given.items() if value is not None]
+        pages = [self._list_of(node, words, limit) for node in self.nodes_known]
+        found = await asyncio.gather(*pages, return_exceptions=True)
+        lists = [each for each in found if not isinstance(each, BaseException)]
+        faults = [each for each in found if isinstance(each, BaseException)]
+        if not lists or any(not isinstance(fault, NodesUnreachable) for fault in faults):
+            raise faults[0]
+        merged = heapq.merge(*lists, key=lambda each: each.submitted_at or 0.0, reverse=True)
+        return builtins.list(itertools.islice(merged, limit))
+
+    async def _list_of(self, node: Address, words: builtins.list[str], limit: int) -> Statuses:
+        found: Statuses = []
+        before: builtins.list[str] = []
+        while len(found) < limit:
+            page = [f"--limit {min(PAGE, limit - len(found))}", *before]
+            line = " ".join(["list", *words, *page])
+            said = await self.watcher(node).lane.ask(line.encode(), object_of)
+            found += [status_of(each) for each in said["jobs"]]
+            if not said.get("next"):
+                break
+            before = [f"--before {said['next']}"]
+        return found
+
+    # --- nodes and tickets -----------------------------------------------------------------------
+
+    @property
+    def _lane(self) -> Lane:
+        """To whichever node answers."""
+        if self._general is None:
+            self._general = Lane(
+                self.nodes_known, timeout=self.timeout, patience=self.patience, reached=self.reached
+            )
+        return self._general if not self._is_closed else _closed()
+
+    def _lane_to(self, node: Address) -> Lane:
+        """For what another node could do as well: it gives up sooner."""
+        if node not in self._direct:
+            self._direct[node] = Lane(
+                [node], timeout=self.timeout, patience=min(self.timeout, self.patience), reached=self.reached
+            )
+        return self._direct[node] if not self._is_closed else _closed()
+
+    def watcher(self, node: Address) -> Watcher:
+        """For questions about jobs of that node."""
+        if node not in self._watchers:
+            self._watchers[node] = Watcher(
+                node, timeout=self.timeout, patience=self.patience, reached=self.reached
+            )
+        return self._watchers[node] if not self._is_closed else _closed()
+
+    def _in_turn(self) -> builtins.list[Address]:
+        at = self.nodes_known.index(self._lane.node)
+        return self.nodes_known[at:] + self.nodes_known[:at]
+
+    async def _open(self, node: Address) -> Talk:
+        talk = await Talk.open(node, self.timeout)
+        self.reached.add(node)
+        return talk
+
+    def _patience_with(self, node: Address) -> float:
+        """A node that never was there is not waited for."""
+        return self.patience if node in self.reached else 0.0
+
+    def keep(self, task: asyncio.Future[T]) -> asyncio.Future[T]:
+        """The loop itself would forget it, and complain of an error that nobody reads."""
+
+        def ended(task: asyncio.Future[T]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled():
+                task.exception()
+
+        self._tasks.add(task)
+        task.add_done_callback(ended)
+        return task
+
+    async def _ask(self, job: Job | str, verb: str, answer: Callable[[bytes, Address], T]) -> T:
+        lane = self.watcher(await self.home(job)).lane
+        return await lane.ask(f"{verb} {ticket_of(job)}".encode(), answer)
+
+    async def home(self, job: Job | str) -> Address:
+        """The node that answers for a job.
+
+        Raises:
+            UnknownTicket: if none of the nodes does.
+            NodesUnreachable: if one that could not be asked might.
+        """
+        if isinstance(job, Job) and job.node:
+            return job.node
+        if len(self.nodes_known) == 1:
+            return self.nodes_known[0]
+        ticket = ticket_of(job)
+        if ticket not in self._homes:
+            home = await self._look_for(ticket)
+            while len(self._homes) >= HOMES:
+                del self._homes[next(iter(self._homes))]
+            self._homes[ticket] = home
+        return self._homes[ticket]
+
+    async def _look_for(self, ticket: str) -> Address:
+        async def ask(node: Address) -> Address:
+            await self.watcher(node).lane.ask(f"status {ticket}".encode(), object_of)
+            return node
+
+        tasks = [asyncio.ensure_future(ask(node)) for node in self.nodes_known]
+        away: builtins.list[str] = []
+        try:
+            for task in asyncio.as_completed(tasks):
+                try:
+                    return await task
+                except UnknownTicket:
+                    continue
+                except NodesUnreachable as error:
+                    away.append(str(error))
+        finally:
+            for each in tasks:
+                each.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if away:
+            others = "; ".join(away)
+            raise NodesUnreachable(f"no node that answers knows {ticket}, and not all do: {others}")
+        raise UnknownTicket(ticket)
+
+
+def _closed() -> NoReturn:
+    raise ClientClosed("the client is closed")
+
+
+async def _or_refused(future: asyncio.Future[Job]) -> Job | Refused:
+    try:
+        return await future
+    except Refused as error:
+        return error

@@ -1,0 +1,159 @@
+"""Results of many jobs: in the order of the jobs, or whichever has ended first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from evenly.client.errors import JobTimeout
+from evenly.client.feed import each_of, fed
+from evenly.client.lane import Lane
+from evenly.client.lines import result_from, result_if_done, result_line, ticket_of
+from evenly.client.model import Address, Job, Result
+from evenly.client.watch import Watcher
+
+if TYPE_CHECKING:
+    from evenly.client.aio import AsyncClient
+
+#: Jobs that are waited for at once in `in_order`.
+AHEAD = 10_000
+#: Bytes of results that nobody has taken yet: above the one the node is left unread, below the other not.
+HELD_HIGH, HELD_LOW = 8 * 1024 * 1024, 4 * 1024 * 1024
+#: Results that are fetched at once.
+BATCH = 200
+
+
+class Waits:
+    """`wait` after `wait` over a connection of its own, to one node: its replies come in their order."""
+
+    def __init__(self, client: AsyncClient, node: Address) -> None:
+        # No time is too long for the end of a job.
+        self._lane = Lane([node], timeout=None, patience=client.patience, reached=client.reached)
+        self._held = 0
+        self._is_paused = False
+
+    def wait(self, ticket: str) -> asyncio.Future[tuple[Result, int]]:
+        return self._lane.ask(f"wait {ticket}".encode(), self._answer)
+
+    def _answer(self, reply: bytes, node: Address) -> tuple[Result, int]:
+        self._held += len(reply)
+        if self._held > HELD_HIGH and not self._is_paused:
+            self._is_paused = True
+            self._lane.pause()
+        return result_from(reply, node), len(reply)
+
+    async def take(self, future: asyncio.Future[tuple[Result, int]]) -> Result:
+        # It is the first of its node that was not taken: what is left unread is behind it.
+        result, size = await future
+        self._held -= size
+        if self._is_paused and self._held < HELD_LOW:
+            self._is_paused = False
+            self._lane.resume()
+        return result
+
+    async def close(self) -> None:
+        await self._lane.close()
+
+
+async def in_order(
+    client: AsyncClient, jobs: Iterable[Job | str] | AsyncIterable[Job | str], timeout: float | None
+) -> AsyncIterator[Result]:
+    waits: dict[Address, Waits] = {}
+
+    async def asked() -> AsyncIterator[tuple[str, Waits, asyncio.Future[tuple[Result, int]]]]:
+        async for job in each_of(jobs):
+            node = await client.home(job)
+            if node not in waits:
+                waits[node] = Waits(client, node)
+            ticket = ticket_of(job)
+            yield ticket, waits[node], waits[node].wait(ticket)
+
+    loop = asyncio.get_running_loop()
+    deadline = None if timeout is None else loop.time() + timeout
+    try:
+        async for ticket, lane, future in fed(asked(), AHEAD):
+            if future.done() or deadline is None:
+                yield await lane.take(future)
+                continue
+            try:
+                async with asyncio.timeout_at(deadline):
+                    result = await lane.take(future)
+            except TimeoutError:
+                text = (
+                    f"not all have ended within {timeout:g} s: the first that has not is {ticket}; they go on"
+                )
+                raise JobTimeout(ticket, text) from None
+            yield result
+    finally:
+        for each in waits.values():
+            await each.close()
+
+
+class _Group:
+    """Jobs that are waited for together; `ready` has those that ended."""
+
+    def __init__(self) -> None:
+        self.ready: asyncio.Queue[tuple[str, Watcher]] = asyncio.Queue()
+        self.open: dict[str, tuple[Watcher, asyncio.Future[None]]] = {}
+
+    def add(self, ticket: str, watcher: Watcher) -> None:
+        if ticket in self.open:
+            return
+        ended = watcher.watch(ticket)
+        self.open[ticket] = watcher, ended
+        ended.add_done_callback(lambda _: self.ready.put_nowait((ticket, watcher)))
+
+    def drop(self, ticket: str) -> None:
+        watcher, ended = self.open.pop(ticket)
+        watcher.unwatch(ticket, ended)
+
+    def close(self) -> None:
+        for ticket in list(self.open):
+            self.drop(ticket)
+
+
+async def as_completed(
+    client: AsyncClient, jobs: Iterable[Job | str], timeout: float | None
+) -> AsyncIterator[Result]:
+    loop = asyncio.get_running_loop()
+    deadline = None if timeout is None else loop.time() + timeout
+    group, given = _Group(), iter(jobs)
+    try:
+        # Each is asked for once after it is watched; most results are there already where there are many.
+        while batch := list(islice(given, BATCH)):
+            homes = [(ticket_of(job), client.watcher(await client.home(job))) for job in batch]
+            for ticket, watcher in homes:
+                group.add(ticket, watcher)
+            for result in await _results(dict(homes)):
+                if result.ticket in group.open:
+                    group.drop(result.ticket)
+                    yield result
+        while group.open:
+            ended = dict([await _next(group, deadline, timeout)])
+            while len(ended) < BATCH and not group.ready.empty():
+                ended.update([group.ready.get_nowait()])
+            still = {ticket: watcher for ticket, watcher in ended.items() if ticket in group.open}
+            for result in await _results(still):
+                group.drop(result.ticket)
+                yield result
+    finally:
+        group.close()
+
+
+async def _next(group: _Group, deadline: float | None, timeout: float | None) -> tuple[str, Watcher]:
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await group.ready.get()
+    except TimeoutError:
+        ticket, more = next(iter(group.open)), len(group.open) - 1
+        others = f" and {more} more" if more else ""
+        text = f"{ticket}{others}: not ended within {timeout:g} s; they go on"
+        raise JobTimeout(ticket, text) from None
+
+
+async def _results(tickets: dict[str, Watcher]) -> list[Result]:
+    """Of those that have ended."""
+    asked = [watcher.lane.ask(result_line(ticket), result_if_done) for ticket, watcher in tickets.items()]
+    return [result for result in await asyncio.gather(*asked) if result is not None]

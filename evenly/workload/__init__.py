@@ -1,0 +1,1 @@
+"""Workload files: reading, making and running them, and the report at the end."""
