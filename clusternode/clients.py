@@ -24,6 +24,7 @@ from protocol.dialogue import (
     TOO_LONG,
     CancelJob,
     Exit,
+    Explain,
     Fetch,
     GetAll,
     GetResult,
@@ -45,6 +46,7 @@ from protocol.dialogue import (
     parse_line,
 )
 from protocol.errors import ProtocolError
+from protocol.explain import Attempt
 from protocol.job import JobState
 from protocol.limits import ARRAY_PAGE, CLIENT_BUFFER_LIMIT, CLIENTS_LIMIT, LINES_PER_TURN, PIPELINE_LIMIT
 from protocol.listing import ListJobs
@@ -78,7 +80,7 @@ KEEPALIVE = (60, 10, 3)
 
 
 #: Requests whose answer depends on when they are asked, and changes nothing.
-Question = GetResult | Status | Nodes | Stats
+Question = GetResult | Status | Explain | Nodes | Stats
 
 
 class News:
@@ -465,7 +467,10 @@ class Client(asyncio.Protocol):
                 action = self._lookups.pop(seq, None)
                 if action is None:  # the client has gone meanwhile
                     continue
-                reply = _reply_of_row(action, row)
+                tried: Sequence[Attempt] = ()
+                if row is not None and isinstance(action.asked, Explain):
+                    tried = await self._door.store.tried(row.seq)
+                reply = _reply_of_row(action, row, tried)
                 if row is not None and isinstance(reply, ResultOf | StatusOf) and size_of(reply.job.spec):
                     await self._reply_of_array(action, reply, row.seq)
                     if self._is_full:
@@ -492,10 +497,10 @@ def _tickets_of(request: Request) -> int:
     return 1 + size_of(request.spec) if isinstance(request, Submit) else 1
 
 
-def _reply_of_row(action: LookUp, row: TicketRow | None) -> Reply:
+def _reply_of_row(action: LookUp, row: TicketRow | None, tried: Sequence[Attempt] = ()) -> Reply:
     if row is None:
         return UnknownTicket(action.ticket)
     try:
-        return reply_of_done(action.asked, view_of(row))
+        return reply_of_done(action.asked, view_of(row), tried)
     except ProtocolError as error:
         return Failure(unreadable(row, error))

@@ -53,6 +53,13 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class Explain:
+    """Why it waits, where it ran, and what came of each attempt."""
+
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
 class CancelJob:
     ticket: str
 
@@ -159,6 +166,7 @@ Request = (
     | Wait
     | WaitForAll
     | Status
+    | Explain
     | CancelJob
     | Upload
     | Has
@@ -195,6 +203,7 @@ result <ticket>         its result, once done; r<ticket> does the same; of an ar
                         JSON lists the jobs, behind `result <ticket> N` from job N on
 wait <ticket> ...       the same, when it is done; of more tickets one after the other
 status <ticket>         where it is
+explain <ticket>        why it waits, where it ran, what came of each attempt
 cancel <ticket>         stop it
 tail <ticket>           its output as it comes, until it is done
 fetch <ticket>          the files that it left; with the path of one, that file
@@ -414,6 +423,7 @@ _COMMANDS: dict[str, Callable[[str], Request]] = {
     "result": _result,
     "wait": _wait,
     "status": _of_ticket("status", Status),
+    "explain": _of_ticket("explain", Explain),
     "cancel": _of_ticket("cancel", CancelJob),
     "upload": _upload,
     "has": _has,

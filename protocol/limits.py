@@ -93,6 +93,8 @@ UPLOAD_LIMIT = 16 * GIB
 RESULT_FILES_LIMIT = 5000
 #: What an executor keeps of files that jobs brought along; the least recently used go first.
 CACHE_BYTES = 8 * GIB
+#: Attempts of a job that came to nothing, of which it is told what came of them: the last ones.
+ATTEMPTS_TOLD = 8
 #: A key stands for its ticket at least so long after it was claimed: longer than any client tries again.
 KEY_PERIOD = 24 * 3600.0
 #: Keys that the load balancer knows at most, in about 1 GB of its memory; one more, and the oldest are

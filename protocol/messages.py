@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgpack
 
-from protocol import fields, relay
+from protocol import explain, fields, relay
 from protocol.errors import ProtocolError
+from protocol.explain import Tried
 from protocol.frames import encode_frame
 from protocol.job import Ended, Outcome, is_ticket
 from protocol.limits import (
@@ -197,7 +198,7 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """node -> LB: `what` is "nodes", "stats" or "status" (of `tickets`); answered under the same number."""
+    """node -> LB: `what` is one of QUERIES, of `tickets` where it is about jobs; answered by its number."""
 
     number: int
     what: str
@@ -268,6 +269,7 @@ Message = (
     | Told
     | Claim
     | Claimed
+    | Tried
     | Check
     | Checked
     | Drain
@@ -275,7 +277,7 @@ Message = (
     | Error
 )
 
-QUERIES = ("nodes", "stats", "status", "health")
+QUERIES = ("nodes", "stats", "status", "explain", "health")
 
 
 # --- object -> bytes -----------------------------------------------------------------------------
@@ -304,10 +306,8 @@ _ENCODERS: dict[type, tuple[str, int, Callable[[Any], Any]]] = {
     Drop: ("DROP", OK, lambda m: m.jobs),
     Query: ("QUERY", OK, lambda m: (m.number, m.what, m.tickets)),
     Answer: ("ANSWER", OK, lambda m: (m.number, m.text)),
-    Ask: ("ASK", OK, lambda m: (m.number, m.whom, m.name, m.what, m.body)),
-    Told: ("TOLD", OK, lambda m: (m.number, m.name, m.status, m.body)),
-    Claim: ("CLAIM", OK, lambda m: (m.number, m.claims)),
-    Claimed: ("CLAIMED", OK, lambda m: (m.number, m.owners)),
+    **{kind: (name, OK, payload) for kind, (name, payload) in relay.ENCODERS.items()},
+    Tried: ("TRIED", OK, lambda m: m.stories),
     Check: ("CHECK", OK, lambda m: m.tickets),
     Checked: ("CHECKED", OK, lambda m: m.tickets),
     Drain: ("DRAIN", OK, lambda m: None),
@@ -537,10 +537,8 @@ _DECODERS: dict[tuple[str, int], Callable[[Any], Message]] = {
     ("DROP", OK): lambda payload: Drop(_held(payload)),
     ("QUERY", OK): _query,
     ("ANSWER", OK): _answer,
-    ("ASK", OK): relay.ask,
-    ("TOLD", OK): relay.told,
-    ("CLAIM", OK): relay.claim,
-    ("CLAIMED", OK): relay.claimed,
+    **{(name, OK): decoder for name, decoder in relay.DECODERS.items()},
+    ("TRIED", OK): explain.tried,
     ("CHECK", OK): lambda payload: Check(_tickets(payload)),
     ("CHECKED", OK): lambda payload: Checked(_tickets(payload)),
     ("DRAIN", OK): lambda payload: Drain(),

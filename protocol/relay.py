@@ -5,7 +5,7 @@ Part of `messages`: there they are encoded, and decoded by what is here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -78,7 +78,7 @@ class Claimed:
     owners: Sequence[Owner]
 
 
-def ask(payload: Any) -> Ask:
+def _ask(payload: Any) -> Ask:
     number, whom, name, what, body = fields.exactly(payload, "ASK", 5)
     if whom not in WHOM:
         raise ProtocolError(f"an ASK of none of {', '.join(WHOM)}")
@@ -91,7 +91,7 @@ def ask(payload: Any) -> Ask:
     )
 
 
-def told(payload: Any) -> Told:
+def _told(payload: Any) -> Told:
     number, name, status, body = fields.exactly(payload, "TOLD", 4)
     return Told(
         fields.integer(number, "the number", 0, 2**62),
@@ -101,7 +101,7 @@ def told(payload: Any) -> Told:
     )
 
 
-def claim(payload: Any) -> Claim:
+def _claim(payload: Any) -> Claim:
     number, rows = fields.exactly(payload, "CLAIM", 2)
     pairs = [fields.exactly(row, "a claim", 2) for row in fields.rows(rows, "claims", BATCH_ITEMS)]
     if not all(is_ticket(ticket) for _, ticket in pairs):
@@ -110,10 +110,25 @@ def claim(payload: Any) -> Claim:
     return Claim(fields.integer(number, "the number", 0, 2**62), claims)
 
 
-def claimed(payload: Any) -> Claimed:
+def _claimed(payload: Any) -> Claimed:
     number, rows = fields.exactly(payload, "CLAIMED", 2)
     pairs = [fields.exactly(row, "an owner", 2) for row in fields.rows(rows, "owners", BATCH_ITEMS)]
     if not all(is_ticket(ticket) for ticket, _ in pairs):
         raise ProtocolError("an owner that is no ticket")
     owners = tuple(Owner(ticket, fields.text(node, "its node", NAME_LIMIT)) for ticket, node in pairs)
     return Claimed(fields.integer(number, "the number", 0, 2**62), owners)
+
+
+#: (type, payload of an instance) by class, and what makes an instance of the payload of each type.
+ENCODERS: dict[type, tuple[str, Callable[[Any], Any]]] = {
+    Ask: ("ASK", lambda m: (m.number, m.whom, m.name, m.what, m.body)),
+    Told: ("TOLD", lambda m: (m.number, m.name, m.status, m.body)),
+    Claim: ("CLAIM", lambda m: (m.number, m.claims)),
+    Claimed: ("CLAIMED", lambda m: (m.number, m.owners)),
+}
+DECODERS: dict[str, Callable[[Any], Ask | Told | Claim | Claimed]] = {
+    "ASK": _ask,
+    "TOLD": _told,
+    "CLAIM": _claim,
+    "CLAIMED": _claimed,
+}

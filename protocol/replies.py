@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, NamedTuple
 
-from protocol import file_replies
+from protocol import explain, file_replies
 from protocol.dialogue import HELP
+from protocol.explain import Explained, shown_time
 from protocol.file_replies import FileReply, files_fields
 from protocol.job import Extras, JobSpec, JobState, Outcome, Report, Sleep, Task
 
@@ -175,6 +175,7 @@ Reply = (
     | JsonMode
     | Goodbye
     | FileReply
+    | Explained
 )
 
 
@@ -199,23 +200,20 @@ def text_block(head: str, body: bytes) -> bytes:
     return b"".join((head.encode("utf-8", "replace"), b"\n", first, stuffed, end, b".\n"))
 
 
-def _time(at: float) -> str:
-    return datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-
-
 def summary(job: JobView) -> str:
     """How a done job ended, in one line without its output."""
     report = job.report or Report()
     if isinstance(job.spec, Sleep) and job.outcome is Outcome.SUCCEEDED:
-        began = _time(report.started_at or report.finished_at)
+        began = shown_time(report.started_at or report.finished_at)
         return (
             f"Executed Job[{job.ticket}] for {job.spec.ms} milliseconds "
-            f"from {began} to {_time(report.finished_at)}"
+            f"from {began} to {shown_time(report.finished_at)}"
         )
-    return _ending(job)
+    return ending(job)
 
 
-def _ending(job: JobView) -> str:
+def ending(job: JobView) -> str:
+    """How it ended, whatever it was."""
     report = job.report or Report()
     parts = [str(job.outcome)]
     if report.exit_code is not None:
@@ -282,7 +280,7 @@ def _status_text(reply: StatusOf) -> bytes:
     elif job.node:
         text += f" on {job.node}, attempt {job.attempt}"
     elif job.waits_for:
-        text += f", waits for {_some(job.waits_for)}"
+        text += f", waits for {some_of(job.waits_for)}"
     elif job.array is not None:
         text += f": {counted(job.array.counts, job.array.open)}"
     if reply.progress is not None:
@@ -298,7 +296,8 @@ def counted(counts: Mapping[str, int], still_open: int = 0) -> str:
     return ", ".join(parts)
 
 
-def _some(tickets: Sequence[str]) -> str:
+def some_of(tickets: Sequence[str]) -> str:
+    """The first ones by name, and how many more there are."""
     more = len(tickets) - SHOWN
     return ", ".join(tickets[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
@@ -343,7 +342,7 @@ _TEXT: dict[type, Callable[[Any], bytes]] = {
     Failure: lambda reply: _line(reply.reason),
     Subscribed: lambda reply: _line(f"Subscribed: {reply.tag}"),
     Unsubscribed: lambda reply: _line("Unsubscribed."),
-    JobEnded: lambda reply: _line(f"Done: {reply.job.ticket} {_ending(reply.job)}"),
+    JobEnded: lambda reply: _line(f"Done: {reply.job.ticket} {ending(reply.job)}"),
     LeftOut: lambda reply: _line(f"Done: {reply.count} more, left out as they were not read in time."),
     NodesAre: _nodes_text,
     StatsAre: _stats_text,
@@ -351,6 +350,7 @@ _TEXT: dict[type, Callable[[Any], bytes]] = {
     JsonMode: lambda reply: _json({"json": True}),
     Goodbye: lambda reply: _line(GOODBYE),
     **file_replies.TEXT,
+    **explain.TEXT,
 }
 
 
@@ -497,7 +497,7 @@ _JSON: dict[type, Callable[[Any], bytes]] = {
     HelpText: lambda reply: _json({"help": HELP.splitlines()}),
     JsonMode: lambda reply: _json({"json": True}),
     Goodbye: lambda reply: _json({"goodbye": GOODBYE}),
-    **{kind: _json_of(fields) for kind, fields in file_replies.JSON.items()},
+    **{kind: _json_of(fields) for kind, fields in (file_replies.JSON | explain.JSON).items()},
 }
 
 

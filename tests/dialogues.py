@@ -35,9 +35,11 @@ PATTERNS = (
 )
 _TOKEN = re.compile("|".join(f"({found})" for found, _ in PATTERNS) + f"|({TICKET})")
 #: Questions that may be asked again until they are answered so: what they are about takes its time.
-ASKED_AGAIN = ("status", "result", "nodes", "list", "getall", "stats", "partial", "has", "fetch")
+ASKED_AGAIN = ("status", "result", "nodes", "list", "getall", "stats", "partial", "has", "fetch", "explain")
 #: The first lines of replies that a line with a dot ends.
-_BLOCK = re.compile(r"(Nodes|Stats|Jobs|Partial|Files|Tail): .*|Commands:|.*, \d+ lines of output up to .*:")
+_BLOCK = re.compile(
+    r"(Nodes|Stats|Jobs|Partial|Files|Tail|Explain): .*|Commands:|.*, \d+ lines of output up to .*:"
+)
 
 
 class Exchange(NamedTuple):

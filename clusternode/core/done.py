@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from protocol.dialogue import CancelJob, GetResult, Status, Wait
+from collections.abc import Iterable
+
+from clusternode.core.explain import explain_done
+from protocol.dialogue import CancelJob, Explain, GetResult, Status, Wait
+from protocol.explain import Attempt
 from protocol.job import Ended, JobState, Outcome, unpack_report, unpack_spec
 from protocol.replies import CancelOf, JobView, Reply, ResultOf, StatusOf
 
@@ -29,8 +33,12 @@ def view_of_done(ticket: str, submitted_at: float, body: bytes, ended: Ended) ->
     )
 
 
-def reply_of_done(asked: GetResult | Wait | Status | CancelJob, view: JobView) -> Reply:
-    """What a client that asked so reads of a job that is done."""
+def reply_of_done(
+    asked: GetResult | Wait | Status | Explain | CancelJob, view: JobView, tried: Iterable[Attempt] = ()
+) -> Reply:
+    """What a client that asked so reads of a job that is done; `tried`: its attempts before the last one."""
     if isinstance(asked, Status):
         return StatusOf(view)
+    if isinstance(asked, Explain):
+        return explain_done(view, tried)
     return CancelOf(view) if isinstance(asked, CancelJob) else ResultOf(view)

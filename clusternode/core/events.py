@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from protocol.dialogue import CancelJob, GetResult, Status, Submit, Subscribe, Unsubscribe, Wait
+from protocol.dialogue import CancelJob, Explain, GetResult, Status, Submit, Subscribe, Unsubscribe, Wait
 from protocol.dialogue import Nodes as NodesRequest
 from protocol.dialogue import Stats as StatsRequest
+from protocol.explain import Attempt
 from protocol.job import Ended, Extras, ResultFile
 from protocol.messages import Message
 from protocol.replies import JobEnded, JobView, Reply
@@ -31,6 +32,7 @@ Asked = (
     | GetResult
     | Wait
     | Status
+    | Explain
     | CancelJob
     | Subscribe
     | Unsubscribe
@@ -236,10 +238,11 @@ class CancelAsked(NamedTuple):
 
 
 class Done(NamedTuple):
-    """The one outcome of a ticket of ours."""
+    """The one outcome of a ticket of ours; `tried`: what came of attempts before the last one."""
 
     seq: int
     ended: Ended
+    tried: tuple[Attempt, ...] = ()
 
 
 class Kept(NamedTuple):
@@ -306,7 +309,7 @@ class LookUp:
 
     client: int
     seq: int
-    asked: GetResult | Wait | Status | CancelJob
+    asked: GetResult | Wait | Status | Explain | CancelJob
     ticket: str
 
 

@@ -31,6 +31,7 @@ from clusternode.core.events import (
 from clusternode.core.executor import Executor
 from clusternode.core.openjob import Stored
 from clusternode.core.origin import Origin
+from protocol.explain import Tried
 from protocol.limits import INFO_PERIOD, LINK_TIMEOUT
 from protocol.messages import (
     AckJobs,
@@ -82,6 +83,7 @@ class NodeCore:
         self.origin = Origin(open_jobs, next_seq)
         self.executor = Executor(identity.name, identity.slots, kept)
         self.origin.progress_of = self.executor.progress_of
+        self.origin.runs_here = self.executor.running.__contains__
         #: True between WELCOME and the end of the link.
         self.connected = False
         self._linked = False
@@ -272,6 +274,9 @@ class NodeCore:
         if not self.origin.keys.claimed(message, self._now, out):
             out.actions.append(Disconnect("the ReverseProxy answered a claim that was not made"))
 
+    def _on_tried(self, message: Tried, out: Outcome) -> None:
+        self.origin.tell(message.stories)
+
     def _on_info(self, message: Info, out: Outcome) -> None:
         """It lives: that is all it says."""
 
@@ -325,5 +330,6 @@ _HANDLERS: dict[type, Callable[[NodeCore, Any, Outcome], None]] = {
     Drop: NodeCore._on_drop,
     Answer: NodeCore._on_answer,
     Claimed: NodeCore._on_claimed,
+    Tried: NodeCore._on_tried,
     Info: NodeCore._on_info,
 }

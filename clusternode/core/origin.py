@@ -26,6 +26,7 @@ from clusternode.core.events import (
     Tell,
     Withdrawn,
 )
+from clusternode.core.explain import explain_here
 from clusternode.core.keys import Keys
 from clusternode.core.notices import Notices
 from clusternode.core.openjob import OpenJob, Stored, Waiter
@@ -33,8 +34,20 @@ from clusternode.core.questions import Questions
 from clusternode.core.submissions import Submissions
 from clusternode.core.subscriptions import Subscriptions
 from protocol.arrays import size_of
-from protocol.dialogue import CancelJob, GetResult, Nodes, Stats, Status, Submit, Subscribe, Unsubscribe, Wait
+from protocol.dialogue import (
+    CancelJob,
+    Explain,
+    GetResult,
+    Nodes,
+    Stats,
+    Status,
+    Submit,
+    Subscribe,
+    Unsubscribe,
+    Wait,
+)
 from protocol.errors import ProtocolError
+from protocol.explain import Attempt, Story
 from protocol.job import Ended, JobSpec, JobState, unpack_spec
 from protocol.job import Outcome as JobOutcome
 from protocol.limits import REQUEST_ITEMS, SUBSCRIPTIONS_LIMIT
@@ -75,6 +88,8 @@ class Origin:
         self.tasks: Mapping[str, Signature] | None = None
         #: What a task that runs on this node says of itself.
         self.progress_of: Callable[[str], tuple[float, str] | None] = lambda ticket: None
+        #: Whether it runs on this node.
+        self.runs_here: Callable[[str], bool] = lambda ticket: False
         #: Whether a client has uploaded a file with this digest.
         self.has_file: Callable[[str], bool] = lambda digest: False
         self.submitted = 0
@@ -87,6 +102,8 @@ class Origin:
         self.after = After()
         self._subscriptions = Subscriptions()
         self.notices = Notices()
+        #: What came of earlier attempts of jobs whose results are about to come.
+        self._tried: dict[str, tuple[Attempt, ...]] = {}
         self._unsent: dict[str, OpenJob] = {}
         self._waiting: dict[int, set[str]] = {}
         #: Where the last REQUEST_OF_RES ended, so that each gets its turn.
@@ -161,7 +178,12 @@ class Origin:
             self._cancel(client, line, asked.ticket, open_job, now, connected, out)
         elif isinstance(asked, GetResult) and line.as_json and open_job.array is not None:
             out.actions.append(LookUp(client, line.seq, asked, asked.ticket))  # for its jobs
-        elif (isinstance(asked, Status) or line.as_json) and not self._is_ours(asked.ticket, open_job):
+        elif isinstance(asked, Explain) and self.is_held(asked.ticket, open_job):
+            explained = explain_here(self, asked.ticket, open_job, connected)
+            out.actions.append(Answer(client, line.seq, explained))
+        elif isinstance(asked, Explain) or (
+            (isinstance(asked, Status) or line.as_json) and not self._is_ours(asked.ticket, open_job)
+        ):
             self.questions.ask(client, line, connected, out)
         else:
             view = self.view(asked.ticket, open_job)
@@ -200,7 +222,7 @@ class Origin:
         out: Outcome,
     ) -> None:
         tickets = [ticket] if job.array is None else list(job.array.open)
-        if self._gate(ticket, job) in self.after:  # nobody else knows of it
+        if self.gate(ticket, job) in self.after:  # nobody else knows of it
             job.cancelled = True
             self.end([never_started(each, now) for each in tickets], now, out)
             out.actions.append(LookUp(client, line.seq, CancelJob(ticket), ticket))
@@ -212,7 +234,7 @@ class Origin:
             self.open[each].cancelled = True
         if connected:
             # Where the JOB is still to go, the cancel goes with it.
-            sent = [t for t in tickets if t not in self._unsent and not self._is_held(t, self.open[t])]
+            sent = [t for t in tickets if t not in self._unsent and not self.is_held(t, self.open[t])]
             self._send_cancels(sent, out)
             self._wait(job, ticket, Waiter(client, line.seq, True))
         else:
@@ -220,7 +242,7 @@ class Origin:
             out.actions.append(Answer(client, line.seq, reply))
 
     def view(self, ticket: str, job: OpenJob) -> JobView:
-        awaited = self.after.awaited_by(self._gate(ticket, job))
+        awaited = self.after.awaited_by(self.gate(ticket, job))
         array = None if job.array is None else job.array.view()
         state = JobState.RUNNING if array and not awaited else JobState.QUEUED
         spec = unpack_spec(job.body)
@@ -236,17 +258,17 @@ class Origin:
         self._send_cancels((ticket for ticket, job in self.open.items() if job.cancelled and job.acked), out)
 
     def _is_to_be_sent(self, ticket: str, job: OpenJob) -> bool:
-        return not job.acked and not self._is_held(ticket, job)
+        return not job.acked and not self.is_held(ticket, job)
 
-    def _is_held(self, ticket: str, job: OpenJob) -> bool:
+    def is_held(self, ticket: str, job: OpenJob) -> bool:
         """The load balancer is told nothing of it yet."""
-        return self._is_ours(ticket, job) or self._gate(ticket, job) in self.keys.unclaimed
+        return self._is_ours(ticket, job) or self.gate(ticket, job) in self.keys.unclaimed
 
     def _is_ours(self, ticket: str, job: OpenJob) -> bool:
         """Nobody else knows of it: it waits for others, or is an array."""
-        return job.array is not None or self._gate(ticket, job) in self.after
+        return job.array is not None or self.gate(ticket, job) in self.after
 
-    def _gate(self, ticket: str, job: OpenJob) -> str:
+    def gate(self, ticket: str, job: OpenJob) -> str:
         """Whose waiting holds it up: the jobs of an array have none of their own."""
         return ticket if job.within is None else job.within.ticket
 
@@ -293,11 +315,15 @@ class Origin:
             if job is None or self._is_ours(ticket, job):
                 continue
             job.acked = False
-            gate = self._gate(ticket, job)
+            gate = self.gate(ticket, job)
             if key := self.open[gate].key:
                 self.keys.ask_again(key, gate)
             else:
                 self._unsent[ticket] = job
+
+    def tell(self, stories: Iterable[Story]) -> None:
+        """What came of earlier attempts of these jobs, whose results follow."""
+        self._tried.update((ticket, told) for ticket, told in stories if ticket in self.open)
 
     def results(self, results: Iterable[Ended], now: float, out: Outcome) -> None:
         """Results come home: recorded once, shown to whoever waits, acknowledged."""
@@ -322,7 +348,7 @@ class Origin:
             if job.key:
                 self.keys.end(job.key, ticket)
             self.outcomes[outcome] += 1
-            out.records.append(Done(job.seq, ended))
+            out.records.append(Done(job.seq, ended, self._tried.pop(ticket, ())))
             if job.has_checkpoint:
                 out.actions.append(Forget(ticket))
             if job.notify:

@@ -6,8 +6,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from clusternode.core.events import Answer, Line, LookUp, Outcome, Send, StatesAre, StatesOf
+from clusternode.core.explain import explain_here, explain_told
 from clusternode.core.openjob import Asking
-from protocol.dialogue import GetResult, Nodes, Stats, Status
+from protocol.dialogue import Explain, GetResult, Nodes, Stats, Status
+from protocol.errors import ProtocolError
 from protocol.job import JobState
 from protocol.messages import Answer as BalancerAnswer
 from protocol.messages import Query
@@ -37,8 +39,9 @@ class Questions:
         asked = line.asked
         if isinstance(asked, Nodes | Stats):
             out.actions.append(Send(Query(number, "nodes" if isinstance(asked, Nodes) else "stats")))
-        elif isinstance(asked, GetResult | Status):
-            out.actions.append(Send(Query(number, "status", (asked.ticket,))))
+        elif isinstance(asked, GetResult | Status | Explain):
+            what = "explain" if isinstance(asked, Explain) else "status"
+            out.actions.append(Send(Query(number, what, (asked.ticket,))))
         elif isinstance(asked, StatesOf):
             out.actions.append(Send(Query(number, "status", tuple(asked.tickets))))
 
@@ -59,13 +62,16 @@ class Questions:
         elif isinstance(asked, Stats):
             reply = StatsAre(origin.stats, None)
         else:
-            assert isinstance(asked, GetResult | Status)
+            assert isinstance(asked, GetResult | Status | Explain)
             job = origin.open.get(asked.ticket)
             if job is None:
                 out.actions.append(LookUp(asking.client, asking.line.seq, asked, asked.ticket))
                 return
-            view = origin.view(asked.ticket, job)
-            reply = StatusOf(view, AWAY) if isinstance(asked, Status) else ResultOf(view)
+            if isinstance(asked, Explain):
+                reply = explain_here(origin, asked.ticket, job, connected=False)
+            else:
+                view = origin.view(asked.ticket, job)
+                reply = StatusOf(view, AWAY) if isinstance(asked, Status) else ResultOf(view)
         out.actions.append(Answer(asking.client, asking.line.seq, reply))
 
     def answered(self, message: BalancerAnswer, out: Outcome) -> None:
@@ -79,13 +85,13 @@ class Questions:
                 out.actions.append(self._states(asking, asked, value))
                 return
             reply = self._reply(asked, value)
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, KeyError, ProtocolError):
             if isinstance(asked, StatesOf):
                 out.actions.append(self._states(asking, asked, {}, STRANGE))
                 return
             reply = Failure(f"{STRANGE}.")
         if reply is None:  # it was done in the meantime
-            assert isinstance(asked, GetResult | Status)
+            assert isinstance(asked, GetResult | Status | Explain)
             out.actions.append(LookUp(client, seq, asked, asked.ticket))
         else:
             out.actions.append(Answer(client, seq, reply))
@@ -103,6 +109,8 @@ class Questions:
         job = origin.open.get(asked.ticket)
         if job is None:
             return None
+        if isinstance(asked, Explain):
+            return explain_told(asked.ticket, value.get(asked.ticket))
         view = _placed(origin.view(asked.ticket, job), value)
         if isinstance(asked, Status):
             return StatusOf(view, progress=origin.progress_of(asked.ticket))

@@ -19,7 +19,8 @@ from clusternode.core.events import (
 )
 from clusternode.core.notices import StoredNotice
 from clusternode.core.openjob import Stored
-from clusternode.store import keys, listing, notices
+from clusternode.store import attempts, keys, listing, notices
+from protocol.explain import Attempt
 from protocol.job import Ended
 from protocol.limits import KIB, MIB
 from runtime.blobs import Place, Segments
@@ -78,7 +79,14 @@ _VERSION_3 = """
     ALTER TABLE kept ADD COLUMN segment INTEGER;
     CREATE INDEX kept_segments ON kept (segment) WHERE segment IS NOT NULL
     """
-_MIGRATIONS: list[Migration] = [_VERSION_1, _to_version_2, _VERSION_3, keys.SCHEMA, notices.SCHEMA]
+_MIGRATIONS: list[Migration] = [
+    _VERSION_1,
+    _to_version_2,
+    _VERSION_3,
+    keys.SCHEMA,
+    notices.SCHEMA,
+    attempts.SCHEMA,
+]
 
 #: A report above this is written into a segment file, not into the database: what SQLite does with its pages
 #: costs more than one file more to make durable.
@@ -179,6 +187,7 @@ class SqliteStore:
         withdrawn = [(r.seq, r.seq + r.size) for r in records if isinstance(r, Withdrawn)]
         of_keys = keys.Changes(records)
         kept, released = _kept_and_released(records)
+        tried = [attempts.row(r) for r in done if r.tried]
         noticed, over = notices.changes(records)
 
         def change(connection: sqlite3.Connection) -> None:
@@ -202,6 +211,7 @@ class SqliteStore:
                 [(*ended[:3], *report) for ended, report in zip(kept, kept_reports, strict=True)],
             )
             connection.executemany("DELETE FROM kept WHERE ticket = ?", released)
+            connection.executemany(attempts.INSERT, tried)
             connection.executemany("INSERT OR REPLACE INTO notices VALUES (?, ?)", noticed)
             connection.executemany("DELETE FROM notices WHERE seq = ?", over)
 
@@ -236,6 +246,10 @@ class SqliteStore:
             return rows
 
         return await self._database.read(query)
+
+    async def tried(self, seq: int) -> tuple[Attempt, ...]:
+        """What came of the attempts of this ticket before the last one."""
+        return await self._database.read(lambda connection: attempts.find(connection, seq))
 
     async def pending_notices(self) -> list[StoredNotice]:
         """Those that are pending. Raises ProtocolError if a job in the store is of another version."""

@@ -96,7 +96,7 @@ class Balancer:
         self.ledger = Ledger(settings.crash_limit, settings.node_grace_period, rows, now)
         self._links: dict[int, Node] = {}
         self.keys = keys or Keys()
-        self._questions = Questions(epoch, self.ledger, self.keys, self._links)
+        self._questions = Questions(settings, epoch, self.ledger, self.keys, self._links.values())
         self._now = now
         self._next_info = now + INFO_PERIOD
         self._next_dispatch = now + settings.dispatch_period
@@ -218,7 +218,8 @@ class Balancer:
         running, finished = dict(hello.running), dict(hello.finished)
         has = dict(hello.held) | running | finished
         missing = [job for job in node.jobs.values() if has.get(job.ticket) != job.attempt]
-        self.ledger.lose_all(node, missing, counts=crashed)
+        why = "its node had died" if crashed else "its node came back without it"
+        self.ledger.lose_all(node, missing, counts=crashed, why=why)
         node.leaving.clear()  # it says so again
         for job in node.jobs.values():
             if job.ticket in running:
@@ -261,7 +262,7 @@ class Balancer:
     def _on_bye(self, node: Node, _: Bye) -> None:
         # It stopped its jobs on purpose: nobody crashed. From here on it is away, and gets no job any more.
         assert node.link is not None
-        self.ledger.lose_all(node, list(node.jobs.values()), counts=False)
+        self.ledger.lose_all(node, list(node.jobs.values()), counts=False, why="its node stopped")
         self._log(f"node {node.name} says goodbye")
         self._actions.append(Close(node.link))
         self._on_link_lost(node.link)
@@ -269,7 +270,8 @@ class Balancer:
     def _expire(self, node: Node) -> None:
         if node.jobs:
             self._log(f"node {node.name} did not come back: {len(node.jobs)} jobs go to others", warning=True)
-            self.ledger.lose_all(node, list(node.jobs.values()), counts=True)
+            why = f"its node did not come back within {self.settings.node_grace_period:g} s"
+            self.ledger.lose_all(node, list(node.jobs.values()), counts=True, why=why)
         if node.undelivered:
             node.deadline = self._now + REMEMBER_NODE
         elif self._now >= (node.deadline or 0.0) + REMEMBER_NODE:
@@ -363,10 +365,10 @@ class Balancer:
             if job is None:
                 self._on_late_result(node, ended)
             elif ended.outcome == JobOutcome.LOST:
-                self.ledger.lose(job, crashed=True)
+                self.ledger.lose(job, crashed=True, why="its worker died with it")
             elif _is_tried_again(job, ended):
                 node.ended(self._now)
-                self.ledger.fail(job)
+                self.ledger.fail(job, ended.outcome)
             else:
                 node.ended(self._now)
                 self._courier.finish(job, ended)
@@ -383,6 +385,7 @@ class Balancer:
         self.ledger.counters["late results"] += 1
         if job.node is not None:
             self._to(self.ledger.nodes[job.node], Drop([Held(job.ticket, job.attempt)]))
+            self.ledger.tell(job, f"stopped: attempt {ended.attempt} had ended after all")
         node.ended(self._now)
         self.ledger.finish(job, ended)
 
@@ -408,7 +411,7 @@ class Balancer:
             # What was dispatched since we asked is on its way; also in the same instant, as when it came back
             # and went out again in one go.
             if job is not None and asked_at is not None and job.since < asked_at:
-                self.ledger.lose(job, crashed=False)
+                self.ledger.lose(job, crashed=False, why="its node never got it, or has lost it")
 
     def _on_ack_results(self, node: Node, message: AckResults) -> None:
         self._courier.came_home(node, message.results)

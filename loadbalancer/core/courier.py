@@ -8,6 +8,7 @@ from loadbalancer.core.events import Deliver, Send, Stored
 from loadbalancer.core.jobs import Job, State
 from loadbalancer.core.ledger import Ledger, Passing
 from loadbalancer.core.nodes import Node
+from protocol.explain import Story, Tried
 from protocol.job import Ended
 from protocol.messages import AckResults, Drop, Held, Result, in_batches, result_size
 
@@ -102,6 +103,11 @@ class Courier:
             return
         tickets = node.owed.take(now)
         fresh, passing = self._ledger.fresh, self._ledger.passing
+        told = [Story(t, story) for t in tickets if (story := node.undelivered[t].story) is not None]
+        if told:  # before the results themselves: after these the job is forgotten
+            prompt += [Send(link, Tried(some)) for some in in_batches(t for t in told if t.ticket in passing)]
+            for some in in_batches(t for t in told if t.ticket not in passing):
+                self._act(Send(link, Tried(some)))
         passed = [passing[ticket].ended for ticket in tickets if ticket in passing]
         prompt += [Send(link, Result(batch)) for batch in in_batches(passed, result_size)]
         # What this step recorded goes from memory, the rest from the store.

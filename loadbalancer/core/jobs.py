@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
+from protocol.explain import Attempt
+
 
 class State(enum.IntEnum):
     """RUNNING is not recorded on disk: after a restart the node says again what runs.
@@ -56,6 +58,7 @@ class Job:
     exactly while DELAYED. `seq` is the order of arrival and the key in the store. `losses` counts attempts
     that took their node or worker with them, `failures` those that ended badly and were tried again. `lost`
     names the nodes of lost attempts, whose results count if they come after all; it lives in memory only.
+    `story`: what came of the last ATTEMPTS_TOLD attempts that are over; None where there is none.
     """
 
     __slots__ = (
@@ -76,6 +79,7 @@ class Job:
         "seq",
         "since",
         "state",
+        "story",
         "submitted_at",
         "ticket",
         "version",
@@ -105,6 +109,7 @@ class Job:
         self.losses = 0
         self.failures = 0
         self.lost: dict[int, str] | None = None
+        self.story: tuple[Attempt, ...] | None = None
         self.not_before = 0.0
         self.node: str | None = None
         self.outcome = ""
@@ -152,6 +157,7 @@ class Row(NamedTuple):
     priority: int
     body: bytes | None
     result: bytes | None
+    story: tuple[Attempt, ...] = ()
 
 
 class Forget(NamedTuple):
@@ -185,6 +191,7 @@ def row_of(job: Job, body: bytes | None, result: bytes | None) -> Row:
         job.priority,
         body,
         result,
+        job.story or (),
     )
 
 
@@ -196,5 +203,5 @@ def job_of(row: Row) -> Job:
     job.state = State(row.state)
     job.version, job.attempt, job.losses = row.version, row.attempt, row.losses
     job.node, job.outcome, job.result_size = row.node, row.outcome, row.result_size
-    job.failures, job.not_before = row.failures, row.not_before
+    job.failures, job.not_before, job.story = row.failures, row.not_before, row.story or None
     return job

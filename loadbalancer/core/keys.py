@@ -46,7 +46,7 @@ class Keys:
 
     def __init__(self) -> None:
         #: By key, in the order of their numbers, the ticket and behind it its origin's id: one text, as there
-        #: are millions of them (224 bytes each in all, with keys of 36 characters).
+        #: are millions of them (some 250 bytes each in all, with keys of 36 characters).
         self._owners: dict[str, str] = {}
         #: What the nodes were called last that own any.
         self._names: dict[str, str] = {}

@@ -10,7 +10,7 @@ Where a job is:
 
 Invariants:
 
-1. A QUEUED job is in `_queue`; an ASSIGNED or RUNNING one in its node's `jobs`, and in no other's; a PASSING
+1. A QUEUED job is in `queue`; an ASSIGNED or RUNNING one in its node's `jobs`, and in no other's; a PASSING
    or DONE one in its origin's `undelivered` and `owed`, a PASSING one in `passing` too; a DELAYED one in
    `_delayed`. `waiting` counts the QUEUED, `delayed` the DELAYED.
 2. Whatever changed since the last `collect` is in its records: one whole row a job, or its Forget.
@@ -27,8 +27,9 @@ from typing import NamedTuple
 from loadbalancer.core.jobs import Forget, Job, JobRecord, Row, State, job_of, row_of
 from loadbalancer.core.nodes import Node
 from loadbalancer.core.queue import JobQueue
+from protocol.explain import Attempt
 from protocol.job import Ended, Outcome, Report
-from protocol.limits import MIB
+from protocol.limits import ATTEMPTS_TOLD, MIB
 from protocol.messages import JobItem
 
 #: Seconds before a failed job is tried again: doubled from the first to the longest.
@@ -74,7 +75,7 @@ class Ledger:
         self._questions: dict[str, list[str]] = {}
         self._crash_limit = crash_limit
         self._grace = node_grace_period
-        self._queue = JobQueue()
+        self.queue = JobQueue()
         self._delayed: list[tuple[float, int, Job]] = []
         self._next_seq = 1
         self._turn = 0
@@ -92,7 +93,7 @@ class Ledger:
         self._next_seq = max(self._next_seq, job.seq + 1)
         job.since = self.now
         if job.state is State.QUEUED:
-            self._queue.append(job)
+            self.queue.append(job)
             self.waiting += 1
         elif job.state is State.DELAYED:
             self._delay(job)
@@ -139,7 +140,7 @@ class Ledger:
         self._next_seq += 1
         job.since = self.now
         self.jobs[item.ticket] = job
-        self._queue.append(job)
+        self.queue.append(job)
         self.waiting += 1
         self.counters["submitted"] += 1
         self._touched[item.ticket] = job
@@ -147,7 +148,7 @@ class Ledger:
 
     def assign_next(self, node: Node) -> Job:
         """The job at the head of the queue goes to `node`. There must be one: `waiting` > 0."""
-        job = self._queue.pop()
+        job = self.queue.pop()
         self.waiting -= 1
         job.move(State.ASSIGNED)
         job.node, job.since = node.node_id, self.now
@@ -168,13 +169,20 @@ class Ledger:
         self._leave_node(job)
         job.move(State.QUEUED)
         job.since = self.now
-        self._queue.append_left(job)
+        self.queue.append_left(job)
         self.waiting += 1
         self._touched[job.ticket] = job
 
-    def fail(self, job: Job) -> None:
-        """The attempt failed, and the job has retries left: the next one comes after a while."""
+    def tell(self, job: Job, how: str) -> None:
+        """An attempt is over, and is not the one that the job ends with: that goes into its story."""
+        if job.node is not None:
+            told = Attempt(job.attempt, self.nodes[job.node].name, job.since, self.now, how)
+            job.story = (*(job.story or ())[1 - ATTEMPTS_TOLD :], told)
+
+    def fail(self, job: Job, outcome: str) -> None:
+        """The attempt ended so, and the job has retries left: the next one comes after a while."""
         self.counters["retried"] += 1
+        self.tell(job, outcome)
         job.not_before = self.now + min(RETRY_FIRST * 2.0**job.failures, RETRY_LONGEST)
         job.failures += 1
         job.attempt += 1
@@ -207,16 +215,17 @@ class Ledger:
             self.delayed -= 1
             job.move(State.QUEUED)
             job.not_before, job.since = 0.0, self.now
-            self._queue.append(job)
+            self.queue.append(job)
             self.waiting += 1
             self._touched[job.ticket] = job
 
-    def lose(self, job: Job, crashed: bool) -> None:
+    def lose(self, job: Job, crashed: bool, why: str) -> None:
         """The attempt is gone. Another follows, unless the job is cancelled or has crashed too often.
 
         Its result counts if it comes after all before another has.
         """
         self.counters["lost attempts"] += 1
+        self.tell(job, f"lost: {why}")
         job.losses += crashed
         if job.node is not None:
             known = list((job.lost or {}).items())[1 - LOST_REMEMBERED :]
@@ -273,7 +282,7 @@ class Ledger:
             job.not_before = self.now
             self._wake_at_not_before(job)
 
-    def lose_all(self, node: Node, jobs: list[Job], counts: bool) -> None:
+    def lose_all(self, node: Node, jobs: list[Job], counts: bool, why: str) -> None:
         """`node` has lost these. Where it `counts`, each that may have been running counts as a crash.
 
         A node runs what it got first; whether STARTED had come for it says only how long it ran.
@@ -282,7 +291,7 @@ class Ledger:
         suspects = set(held[: node.slots]) if counts else set()
         for job in jobs:
             may_run = job.ticket not in leaving and (job.state is State.RUNNING or job.ticket in suspects)
-            self.lose(job, counts and may_run)
+            self.lose(job, counts and may_run, why)
 
     def end(self, job: Job, outcome: Outcome, reason: str) -> None:
         """Ends a job here: no executor reports it any more."""

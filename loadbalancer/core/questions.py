@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sized
+from collections.abc import Collection, Sized
 from typing import Any
 
+from loadbalancer.core.explain import explain
 from loadbalancer.core.jobs import Job, State
 from loadbalancer.core.ledger import Ledger
+from loadbalancer.core.nodes import Node
+from loadbalancer.core.settings import Settings
 from protocol.job import Outcome
 from protocol.limits import QUERY_LIMIT
 from protocol.messages import Query
 
 #: What clients are told of states that they need not know.
 _SHOWN = {State.DELAYED: State.QUEUED, State.PASSING: State.DONE}
+
+#: Jobs that are explained in one answer: a node asks for one at a time.
+EXPLAINED_AT_ONCE = 10
 
 _COUNTERS = (
     "submitted",
@@ -30,7 +36,10 @@ _COUNTERS = (
 class Questions:
     """Answers from the books, which it does not change. `connected`: the nodes that are."""
 
-    def __init__(self, epoch: int, ledger: Ledger, keys: Sized, connected: Sized) -> None:
+    def __init__(
+        self, settings: Settings, epoch: int, ledger: Ledger, keys: Sized, connected: Collection[Node]
+    ) -> None:
+        self._settings = settings
         self._epoch = epoch
         self._ledger = ledger
         self._keys = keys
@@ -44,6 +53,12 @@ class Questions:
             answer: Any = [each.fields() for each in by_name]
         elif query.what == "status":
             answer = {t: self._status(job) for t in query.tickets if (job := ledger.jobs.get(t)) is not None}
+        elif query.what == "explain":
+            answer = {
+                ticket: explain(job, ledger, self._connected, self._settings)
+                for ticket in query.tickets[:EXPLAINED_AT_ONCE]
+                if (job := ledger.jobs.get(ticket)) is not None
+            }
         else:
             answer = self.stats()
         text = json.dumps(answer)

@@ -7,6 +7,8 @@ jobs of one origin stay in the order of their arrival.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from itertools import chain, islice, takewhile
 
 from loadbalancer.core.jobs import Job, State
 
@@ -38,6 +40,21 @@ class JobQueue:
             del self._levels[self._top]
             self._top = max(self._levels)
 
+    def before(self, job: Job, most: int) -> tuple[int, bool]:
+        """How many go before a job that waits, as things are, and whether that is all of them.
+
+        No more than `most` are looked at, however many wait.
+        """
+        count = 0
+        for priority, level in self._levels.items():
+            if priority >= job.priority:
+                for each in level.before(job, most) if priority == job.priority else level.all():
+                    if most == 0:
+                        return count, False
+                    most -= 1
+                    count += each.state is State.QUEUED
+        return count, True
+
     def _level(self, priority: int) -> _Level:
         level = self._levels.get(priority)
         if level is None:
@@ -61,6 +78,21 @@ class _Level:
             jobs = self._by_origin[origin] = deque()
             self.turns.append(origin)
         return jobs
+
+    def all(self) -> Iterator[Job]:
+        return chain.from_iterable(self._by_origin.values())
+
+    def before(self, job: Job, most: int) -> Iterator[Job]:
+        """Those of its origin that came before it, and of each other origin as many as get their turn."""
+        own = islice(self._by_origin[job.origin], most + 1)  # one more tells that there are more
+        sooner = list(takewhile(lambda each: each is not job, own))
+        yield from sooner
+        turns = len(sooner) + 1
+        for origin in self.turns:
+            if origin == job.origin:
+                turns -= 1  # those behind it in their turn
+            else:
+                yield from islice(self._by_origin[origin], turns)
 
     def pop(self) -> Job:
         origin = self.turns[0]

@@ -13,6 +13,7 @@ from loadbalancer.core.events import Record
 from loadbalancer.core.jobs import Forget, JobRecord, Row
 from loadbalancer.core.keys import KeyRow, KeysGone
 from loadbalancer.store import Fenced, Opened
+from protocol.explain import Attempt
 from runtime.database import Database, Migration, seal, sealed_value, unseal
 
 _APPLICATION_ID = 0x45564C42  # "EVLB"
@@ -58,7 +59,7 @@ def _to_version_2(connection: sqlite3.Connection) -> None:
     connection.execute(_JOBS)
     for found in connection.execute("SELECT * FROM jobs_1"):
         *fields, found_body = found
-        row = Row._make((*fields, 0, found_body, None))
+        row = Row._make((*fields, 0, found_body, None, ()))
         constant = (row.ticket, row.origin, float(row.submitted_at), row.retries, bool(row.at_most_once))
         body = unseal(row.body or b"", *constant)
         connection.execute(_INSERT, _inserted(row._replace(body=body)))
@@ -73,7 +74,8 @@ def _to_version_2(connection: sqlite3.Connection) -> None:
 #: meet it.
 _TO_VERSION_3 = ""
 
-#: `claim`: (key, ticket, origin, node, at) as MessagePack, sealed.
+#: Version 4 has keys, and in `state` what came of earlier attempts, where there were any. `claim`: (key,
+#: ticket, origin, node, at) as MessagePack, sealed.
 _VERSION_4 = "CREATE TABLE keys (seq INTEGER PRIMARY KEY, claim BLOB NOT NULL)"
 
 _MIGRATIONS: list[Migration] = [_VERSION_1, _to_version_2, _TO_VERSION_3, _VERSION_4]
@@ -184,11 +186,12 @@ def _row(seq: int, version: int, state: object, job: object) -> Row:
     """
     ticket, origin, submitted_at, retries, at_most_once, body, *more = _unpack(sealed_value(job, seq))
     priority = more[0] if more else 0  # version 2 had none
-    place, attempt, losses, node, outcome, result_size, failures, not_before = _unpack(
+    place, attempt, losses, node, outcome, result_size, failures, not_before, *told = _unpack(
         sealed_value(state, seq, version)
     )
+    story = tuple(Attempt(*each) for each in told[0]) if told else ()
     what = (origin, attempt, losses, node, submitted_at, outcome, result_size, failures, not_before)
-    return Row(seq, ticket, version, place, *what, retries, at_most_once, priority, body, None)
+    return Row(seq, ticket, version, place, *what, retries, at_most_once, priority, body, None, story)
 
 
 def _unpack(value: bytes) -> Any:
@@ -202,7 +205,7 @@ def _inserted(row: Row) -> tuple[int, int, bytes, bytes]:
 
 def _state(r: Row) -> bytes:
     what = (r.state, r.attempt, r.losses, r.node, r.outcome, r.result_size, r.failures, r.not_before)
-    return seal(msgpack.packb(what), r.seq, r.version)
+    return seal(msgpack.packb((*what, r.story) if r.story else what), r.seq, r.version)
 
 
 def _claimed(row: KeyRow) -> tuple[int, bytes]:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from hypothesis import strategies as st
 
+from protocol import explain, relay
 from protocol import messages as m
-from protocol import relay
 from protocol.fields import is_name
 from protocol.job import TICKET_ALPHABET, Command, Ended, Outcome, Report, Sleep, Task
 from protocol.limits import (
@@ -46,6 +46,14 @@ job_items = st.builds(
     priorities,
 )
 held = st.builds(m.Held, tickets, attempts)
+told_attempts = st.builds(
+    explain.Attempt,
+    attempts_or_none,
+    st.just("") | names,
+    moments,
+    moments,
+    texts.map(lambda text: text[:200]),
+)
 held_or_asked = st.builds(m.Held, tickets, attempts_or_none)
 ended = st.builds(Ended, tickets, attempts_or_none, st.sampled_from([str(o) for o in Outcome]), bodies)
 many_ended = st.lists(ended, max_size=5)
@@ -114,6 +122,7 @@ BY_CLASS: dict[type, st.SearchStrategy] = {
     m.Told: st.builds(m.Told, counts, st.just("") | names, st.integers(100, 599), bodies),
     m.Claim: st.builds(m.Claim, counts, tuples_of(st.builds(relay.Claiming, names, tickets))),
     m.Claimed: st.builds(m.Claimed, counts, tuples_of(st.builds(relay.Owner, tickets, names))),
+    m.Tried: st.builds(m.Tried, tuples_of(st.builds(explain.Story, tickets, tuples_of(told_attempts)))),
     m.Check: st.builds(m.Check, many_tickets),
     m.Checked: st.builds(m.Checked, many_tickets),
     m.Drain: st.builds(m.Drain),

@@ -10,6 +10,7 @@ from loadbalancer.core.jobs import Forget, JobRecord, Row, State
 from loadbalancer.core.keys import KeyRow, KeysGone
 from loadbalancer.store import Fenced, Opened
 from loadbalancer.store.sqlite import SqliteStore, coalesce
+from protocol.explain import Attempt
 from runtime.errors import Damaged, StartError, StorageError
 
 FILE = "loadbalancer.sqlite3"
@@ -333,6 +334,14 @@ async def test_a_file_of_version_3_is_read_and_takes_keys(tmp_path: Path) -> Non
     await store.apply(5, [key_row(1)])
     assert await store.load_keys(5, 0) == [key_row(1)]
     await store.close()
+
+
+async def test_what_came_of_attempts_is_kept_with_the_state(store: SqliteStore, tmp_path: Path) -> None:
+    told = row(1, story=(Attempt(1, "n1", 5.0, 6.5, "failed"),))
+    await store.apply(1, [told, row(2)])
+    again = told._replace(version=2, body=None, story=(*told.story, Attempt(2, "n2", 7.0, 8.0, "lost")))
+    await store.apply(1, [again])
+    assert await reopened(tmp_path) == [loaded(again), row(2)]
 
 
 def key_row(seq: int) -> KeyRow:

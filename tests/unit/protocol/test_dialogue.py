@@ -10,6 +10,7 @@ from protocol.dialogue import (
     TOO_LONG,
     CancelJob,
     Exit,
+    Explain,
     Fetch,
     GetAll,
     GetResult,
@@ -88,6 +89,7 @@ COMMANDS: list[tuple[str, Request]] = [
     (f"wait {T}", Wait(T)),
     (f"wait {T} {U}  {T}", WaitForAll((T, U, T))),
     (f"status {T}", Status(T)),
+    (f"explain {T}", Explain(T)),
     (f"cancel {T}", CancelJob(T)),
     ("unsubscribe", Unsubscribe()),
     ("subscribe *", Subscribe("*")),
@@ -307,7 +309,7 @@ def test_bad_utf_8_is_told_where(line: bytes, said: str) -> None:
     assert refusal(line) == f"That line is not UTF-8 text: {said}."
 
 
-@pytest.mark.parametrize("name", ["result", "wait", "status", "cancel"])
+@pytest.mark.parametrize("name", ["result", "wait", "status", "explain", "cancel"])
 @pytest.mark.parametrize("rest", ["", "5", T[:-1], T + "A", f"{T}-{T}", "É" * 16, "x" * 1000])
 def test_a_command_without_a_ticket_is_told_what_a_ticket_is(name: str, rest: str) -> None:
     said = f"not {rest[:40]!r}" if rest else "and none was given"

@@ -307,6 +307,18 @@ OUT_OF_RANGE: list[tuple[str, Any]] = [
     ("TOLD", [1, "n" * 65, 200, b""]),
     *(("CLAIM", [1, claims]) for claims in ([["k"]], [["", A]], [["k", "a"]], [["two words", A]], [A])),
     ("CLAIM", [1, [["k", A]] * (BATCH_ITEMS + 1)]),
+    *(
+        ("TRIED", [[A, [attempt]]])
+        for attempt in (
+            [],
+            [1, "n", -1.0, 1.0, ""],
+            [1, "n" * 65, 1.0, 1.0, ""],
+            [1, "n", 1.0, None, ""],
+            [1, "n", 1.0, 2e11, ""],
+        )
+    ),
+    ("TRIED", [[A, [[1, "n", 1.0, 1.0, "how"]] * 9]]),
+    ("TRIED", [["a", []]]),
     *(("CLAIMED", [1, owners]) for owners in ([[A]], [["a", "n"]], [[A, 1]])),
     *(("JOB", [[A, 0, 1.0, b"", 0, False, priority, ""]]) for priority in (-101, 101, True)),
     ("JOB", [[A, 0, 1.0, b"", 0, False, 0]] * (BATCH_ITEMS + 1)),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from protocol import replies
 from protocol.dialogue import HELP
+from protocol.explain import Explained
 from protocol.file_replies import (
     CheckpointTaken,
     FilesOf,
@@ -49,7 +50,7 @@ from protocol.replies import (
     render_text,
 )
 
-from ..strategies import names, reports, specs, texts
+from ..strategies import moments, names, reports, specs, texts, told_attempts
 from ..strategies import tickets as any_ticket
 
 T = "ABCDEFGHIJ012345"
@@ -444,7 +445,7 @@ digests = st.text("0123456789abcdef", min_size=64, max_size=64)
 result_files = st.builds(ResultFile, names, st.integers(0), digests)
 
 BY_CLASS: dict[type, st.SearchStrategy] = {
-    TicketIssued: st.builds(TicketIssued, any_ticket),
+    TicketIssued: st.builds(TicketIssued, any_ticket, st.just("") | names),
     ResultOf: st.builds(ResultOf, views),
     StatusOf: st.builds(StatusOf, views, texts),
     CancelOf: st.builds(CancelOf, done_views) | st.builds(CancelOf, open_views, st.just(True)),
@@ -468,6 +469,14 @@ BY_CLASS: dict[type, st.SearchStrategy] = {
         st.lists(st.tuples(st.integers(1, 9), st.none() | texts | st.floats(0, 1)), max_size=3),
     ),
     CheckpointTaken: st.builds(CheckpointTaken, st.integers(0), st.integers(0)),
+    Explained: st.builds(
+        Explained,
+        any_ticket,
+        st.sampled_from(JobState),
+        texts,
+        st.lists(told_attempts, max_size=3),
+        st.none() | moments,
+    ),
 }
 
 

@@ -1,8 +1,9 @@
-"""Version 3 of the wire, to the byte: there are ASK, TOLD, CLAIM and CLAIMED.
+"""Version 3 of the wire, to the byte: there are ASK, TOLD, CLAIM, CLAIMED and TRIED.
 
 Nothing here changes when the code does. A version 4 gets a table of its own beside this one.
 """
 
+from protocol.explain import Attempt, Story, Tried
 from protocol.job import Ended, Sleep
 from protocol.messages import (
     AckJobs,
@@ -140,6 +141,12 @@ FRAMES: list[tuple[Message, bytes]] = [
     (
         Claimed(8, (Owner(A, "alpha"),)),
         b"\x00\x00\x00&\x93\xa7CLAIMED\xcc\xc8\x92\x08\x91\x92\xb0ABCDEFGHIJKLMNOP\xa5alpha",
+    ),
+    (
+        Tried((Story(A, (Attempt(1, "alpha", 5.0, 6.5, "failed"), Attempt(2, "", 6.5, 7.0, "lost"))),)),
+        b"\x00\x00\x00X\x93\xa5TRIED\xcc\xc8\x91\x92\xb0ABCDEFGHIJKLMNOP\x92\x95\x01\xa5alph"
+        b"a\xcb@\x14\x00\x00\x00\x00\x00\x00\xcb@\x1a\x00\x00\x00\x00\x00\x00\xa6failed\x95\x02\xa0\xcb@\x1a\x00\x00\x00\x00\x00\x00\xcb@"
+        b"\x1c\x00\x00\x00\x00\x00\x00\xa4lost",
     ),
     (
         Check((A,)),
