@@ -9,18 +9,19 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from support import ROOT, eventually
+from support import ROOT, Client, eventually
 
 TICKET = re.compile(r"\b(?=[A-Z0-9]*\d)[A-Z0-9]{16}\b")
 #: On a line with one of these every number is loose.
 _MEASURED = re.compile(r"\d\.\d|\b\d+/s\b|\d+[smhd]\b|process \d|slots busy|^n\d +(yes|no) ")
 _PIECE = re.compile(
     rf"(?P<ticket>{TICKET.pattern})|running on (?P<where>n\d)|\b(?P<node>n\d)\b"
+    r"|\b(?P<digest>[0-9a-f]{64})\b"
     r"|\b(?P<number>\d[\d.,:]*[smhd]?)|(?P<here>\b(?:yes|no)\b|-$)|(?P<gap>…)|(?P<space>\s+)"
 )
 #: Numbers that are meant, on any line.
@@ -35,8 +36,8 @@ class Step(NamedTuple):
 
 
 def steps(page: str) -> Iterator[list[Step]]:
-    """Of each indented block of this file in docs; commands begin with `$ `, and go on behind `> `."""
-    text = (ROOT / "docs" / page).read_text("utf-8")
+    """Of each indented block of this file; commands begin with `$ `, and go on behind `> `."""
+    text = (ROOT / page).read_text("utf-8")
     for block in re.findall(r"(?:^(?: {4}.*)?\n)+", text, re.MULTILINE):
         if not block.strip():
             continue
@@ -64,6 +65,11 @@ class Meanings:
         for shown in sorted(self._words, key=len, reverse=True):
             text = re.sub(rf"\b{re.escape(shown)}\b", self._words[shown], text)
         return text
+
+    @property
+    def tickets(self) -> list[str]:
+        """Those of this run."""
+        return [meant for shown, meant in self._words.items() if TICKET.fullmatch(shown)]
 
     def learn(self, shown: str, meant: str) -> None:
         self._words[shown] = meant
@@ -98,6 +104,8 @@ class Meanings:
                     parts.append(r"running on (n\d)")
                 case "node":
                     parts.append(r"n\d")
+                case "digest":
+                    parts.append(r"[0-9a-f]{64}")
                 case "number" if is_loose:
                     parts.append(r"(?:[\d.,:]+[smhd]?|-)")
                 case "here" if is_loose:
@@ -191,3 +199,26 @@ def play(step: Step, shell: Shell, meanings: Meanings) -> None:
         eventually(is_as_shown, step.command)
     else:
         assert is_as_shown(), last
+
+
+#: What a person types into nc, in the pages for beginners.
+TYPED = re.compile(r"(run|wait) .*|\d+|exit|getall")
+
+
+def converse(lines: Sequence[str], port: int, meanings: Meanings, aside: Callable[[str], None]) -> None:
+    """A session of nc: what is typed there is sent, what is answered has to come. `aside` gets lines in
+    parentheses, which say what happens meanwhile."""
+    with Client(port) as client:
+        for line in lines:
+            if line.strip().startswith("("):
+                aside(line)
+            elif TYPED.fullmatch(line):
+                if line == "getall":  # a person types slowly
+                    with Client(port) as other:
+                        other.send(*(f"wait {ticket}" for ticket in meanings.tickets))
+                        other.lines(len(meanings.tickets))
+                client.send(meanings.of(line))
+            else:
+                said = client.line()
+                assert meanings.match(line, said), f"{said}\n--- the page shows: {line}"
+        assert client.rest() == b""

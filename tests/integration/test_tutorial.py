@@ -10,12 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pages import Meanings, Shell, Step, play, steps
-from support import PATIENCE, ROOT, Client, eventually
+from pages import Meanings, Shell, Step, converse, play, steps
+from support import PATIENCE, ROOT, eventually
 from workloads import environment
 
-#: What a person types into nc in that page.
-TYPED = re.compile(r"(run|wait) .*|\d+|exit")
 NODE = re.compile(r"nc 127\.0\.0\.1 (\d+) +# (n\d), process (\d+)")
 
 
@@ -63,13 +61,14 @@ def test_it_goes_as_the_page_says(tmp_path: Path) -> None:
     given = environment()
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/bin/activate").write_text(f'evenly() {{ "{sys.executable}" -m evenly.cli "$@"; }}\n')
-    blocks = list(steps("tutorial.md"))
+    blocks = list(steps("docs/tutorial.md"))
     assert blocks[0][0].command == "make up"
     with up(tmp_path, given) as first, Shell(tmp_path, given) as shell:
         meanings, node_of = introduced(blocks[0][0], first)
         for step in (step for block in blocks[1:] for step in block):
             if step.command.startswith("nc "):
-                dialogue(step, meanings)
+                port = int(meanings.of(step.command).split()[-1])
+                converse(step.shown, port, meanings, lambda line: None)
             elif step.command.startswith("kill -9 "):
                 shown = step.command.removeprefix("kill -9 ")
                 killed = meanings.of(node_of[shown])
@@ -96,19 +95,6 @@ def introduced(step: Step, first: Up) -> tuple[Meanings, dict[str, str]]:
 
 def shows(said: str, step: Step, meanings: Meanings) -> bool:
     return all(any(meanings.match(line, each) for each in said.splitlines()) for line in step.shown)
-
-
-def dialogue(step: Step, meanings: Meanings) -> None:
-    """What stands there is typed, and answered as it stands there."""
-    port = int(meanings.of(step.command).split()[-1])
-    with Client(port) as client:
-        for line in step.shown:
-            if TYPED.fullmatch(line):
-                client.send(meanings.of(line))
-            else:
-                said = client.line()
-                assert meanings.match(line, said), f"{said}\n--- the page shows: {line}"
-        assert client.rest() == b""
 
 
 def test_there_is_nothing_that_the_sources_do_not_have() -> None:
