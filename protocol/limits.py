@@ -124,6 +124,9 @@ NAME_LIMIT = 64
 SLOTS_LIMIT = 4096
 #: Jobs that a node may hold for the load balancer (HELLO lists them): a bound for validation.
 HELD_LIMIT = 8192
+#: Of these, such as have ended and whose files are on their way home: they take none of what it may hold,
+#: or an origin that is away would have all nodes full of them.
+LEAVING_LIMIT = 1000
 #: What a peer may ask or answer in one QUERY, as JSON text.
 QUERY_LIMIT = 1 * MIB
 #: What nodes say to one another in one ASK or TOLD, beside what files are cut into.

@@ -161,6 +161,13 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Leaving:
+    """node -> LB: these attempts have ended; their files are still on their way home."""
+
+    jobs: Sequence[Held]
+
+
+@dataclass(frozen=True, slots=True)
 class Recall:
     """LB -> node: give back those of these that have not started."""
 
@@ -250,6 +257,7 @@ Message = (
     | AckJobs
     | AckResults
     | Started
+    | Leaving
     | Recall
     | Returned
     | Cancel
@@ -289,6 +297,7 @@ _ENCODERS: dict[type, tuple[str, int, Callable[[Any], Any]]] = {
     AckJobs: ("ACK", OK, lambda m: ("JOB", m.tickets)),
     AckResults: ("ACK", OK, lambda m: ("RESULT", m.results)),
     Started: ("STARTED", OK, lambda m: m.jobs),
+    Leaving: ("LEAVING", OK, lambda m: m.jobs),
     Recall: ("RECALL", OK, lambda m: m.jobs),
     Returned: ("RETURNED", OK, lambda m: m.jobs),
     Cancel: ("CANCEL", OK, lambda m: m.jobs),
@@ -521,6 +530,7 @@ _DECODERS: dict[tuple[str, int], Callable[[Any], Message]] = {
     ("RES_REQ", OK): _res_req,
     ("ACK", OK): _ack,
     ("STARTED", OK): lambda payload: Started(_held(payload)),
+    ("LEAVING", OK): lambda payload: Leaving(_held(payload)),
     ("RECALL", OK): lambda payload: Recall(_held(payload)),
     ("RETURNED", OK): lambda payload: Returned(_held(payload)),
     ("CANCEL", OK): lambda payload: Cancel(_held(payload, low=0)),

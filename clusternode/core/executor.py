@@ -14,7 +14,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import NamedTuple
 
 from clusternode.core.events import (
@@ -40,6 +40,7 @@ from protocol.job import Outcome as JobOutcome
 from protocol.messages import (
     Held,
     JobItem,
+    Leaving,
     NotHere,
     Returned,
     Started,
@@ -96,8 +97,9 @@ class Executor:
         #: Of wide attempts, the slots that they take beyond their first, until their end is known.
         self._wide: dict[Held, int] = {}
         self._sleeps: list[tuple[float, str, int]] = []
-        #: When to report STARTED of these attempts, in order.
+        #: When to report STARTED of these attempts, and LEAVING of these, in order.
         self._to_report: dict[tuple[str, int], float] = {}
+        self._to_leave: dict[tuple[str, int], float] = {}
 
     @property
     def taken(self) -> int:
@@ -255,6 +257,7 @@ class Executor:
         leaves = event.partials or _leaves_files(job.spec)
         if leaves and outcome not in (JobOutcome.CANCELLED, JobOutcome.LOST):
             self.shipping[event.ticket] = Shipping(event.attempt, outcome, report)
+            self._to_leave[key] = now + STARTED_AFTER
             out.prompt.append(Ship(event.ticket, event.attempt))
         else:
             self._finish(event.ticket, event.attempt, outcome, report, now)
@@ -293,14 +296,14 @@ class Executor:
         if self.queue and not self.draining:
             self._hand_ahead(now, out)
         if connected:
-            self._report_started(now, out)
+            self._report(now, out)
             self.outbox.send_due(now, bool(self.queue or self.ahead), out)
         self.outbox.keep_due(now, connected and not self.stopping, out)
 
     def next_deadline(self, connected: bool) -> float | None:
         deadlines = [self._sleeps[0][0]] if self._sleeps else []
-        if self._to_report and connected:
-            deadlines.append(next(iter(self._to_report.values())))
+        if connected:
+            deadlines += [next(iter(each.values())) for each in (self._to_report, self._to_leave) if each]
         if (patience := self._lanes.next_deadline()) is not None:
             deadlines.append(patience)
         if (due := self.outbox.next_deadline(connected)) is not None:
@@ -310,6 +313,7 @@ class Executor:
     def link_up(self) -> None:
         """The load balancer knows us anew: it is owed all results, and HELLO told it what runs."""
         self.outbox.link_up()
+        self._to_leave = {(ticket, each.attempt): 0.0 for ticket, each in self.shipping.items()}
 
     def drain(self, connected: bool, out: Outcome) -> None:
         """Nothing starts any more; what waits goes back, as soon as there is a link; what runs goes on."""
@@ -521,17 +525,17 @@ class Executor:
         if ticket in self.outbox:
             self.outbox.release(ticket, out)
 
-    def _report_started(self, now: float, out: Outcome) -> None:
-        due = []
-        for (ticket, attempt), at in self._to_report.items():
-            if at > now:
-                break
-            due.append(Held(ticket, attempt))
-        for held in due:
-            del self._to_report[held]
-        due = [held for held in due if held.ticket in self.running]
-        for batch in in_batches(due):
-            out.prompt.append(Send(Started(batch)))
+    def _report(self, now: float, out: Outcome) -> None:
+        """What has run for a moment, and what has ended with files that are under way for one."""
+        for waiting, jobs, kind in (
+            (self._to_report, self.running, Started),
+            (self._to_leave, self.shipping, Leaving),
+        ):
+            due = [Held(*key) for key in takewhile(lambda key: waiting[key] <= now, waiting)]  # noqa: B023
+            for held in due:
+                del waiting[held]
+            for batch in in_batches(held for held in due if held.ticket in jobs):
+                out.prompt.append(Send(kind(batch)))
 
 
 def _leaves_files(spec: JobSpec) -> bool:

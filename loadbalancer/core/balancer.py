@@ -59,6 +59,7 @@ from protocol.messages import (
     Held,
     Hello,
     Info,
+    Leaving,
     NotHere,
     Query,
     Refuse,
@@ -218,6 +219,7 @@ class Balancer:
         has = dict(hello.held) | running | finished
         missing = [job for job in node.jobs.values() if has.get(job.ticket) != job.attempt]
         self.ledger.lose_all(node, missing, counts=crashed)
+        node.leaving.clear()  # it says so again
         for job in node.jobs.values():
             if job.ticket in running:
                 self.ledger.start(job)
@@ -421,6 +423,10 @@ class Balancer:
             if job is not None:
                 self.ledger.start(job)
 
+    def _on_leaving(self, node: Node, message: Leaving) -> None:
+        self._on_started(node, Started(message.jobs))
+        node.leaving.update(each.ticket for each in message.jobs if self._current(node, *each))
+
     def _on_returned(self, node: Node, message: Returned) -> None:
         returned = [job for ticket, attempt in message.jobs if (job := self._current(node, ticket, attempt))]
         # The last one first, so that the order of submission stands again at the head of the queue.
@@ -508,6 +514,7 @@ _HANDLERS: dict[type, Callable[[Balancer, Node, Any], None]] = {
     NotHere: Balancer._on_not_here,
     AckResults: Balancer._on_ack_results,
     Started: Balancer._on_started,
+    Leaving: Balancer._on_leaving,
     Returned: Balancer._on_returned,
     Cancel: Balancer._on_cancel,
     Checked: Balancer._on_checked,

@@ -67,18 +67,16 @@ class Dispatcher:
 
     def _takers(self) -> Iterator[str]:
         nodes, depth = self._taking(), self._depth
-        return least_loaded(
-            [Load(len(node.jobs), node.order, node.node_id, depth - len(node.jobs)) for node in nodes]
-        )
+        return least_loaded([Load(node.load, node.order, node.node_id, depth - node.load) for node in nodes])
 
     @property
     def _depth(self) -> int:
         """The same for all, and what one has got already others may get: or they could not hold the same."""
-        return max((max(node.depth, len(node.jobs)) for node in self._taking()), default=0)
+        return max((max(node.depth, node.load) for node in self._taking()), default=0)
 
     def _is_any_hungry(self) -> bool:
         enough = max((node.depth for node in self._nodes), default=0) // HUNGRY_PART
-        return any(len(node.jobs) < enough for node in self._nodes)
+        return any(node.load < enough for node in self._nodes)
 
     def _round(self, takers: Iterator[str]) -> bool:
         """False when nodes or jobs ran out."""
@@ -110,13 +108,13 @@ class Dispatcher:
         nodes = self._taking()
         if len(nodes) < 2:
             return
-        high = max(nodes, key=lambda node: len(node.jobs))
-        low = min(nodes, key=lambda node: len(node.jobs))
-        apart = len(high.jobs) - len(low.jobs)
-        drifted = apart > max(DRIFT, len(high.jobs) // DRIFT_PART)
+        high = max(nodes, key=lambda node: node.load)
+        low = min(nodes, key=lambda node: node.load)
+        apart = high.load - low.load
+        drifted = apart > max(DRIFT, high.load // DRIFT_PART)
         starved = apart > 1 and low.is_idle
         # What runs cannot move: only a node with a queue has anything to give.
-        has_queue = len(high.jobs) > high.slots
+        has_queue = high.load > high.slots
         if (drifted or starved) and has_queue and not self._is_recalling:
             self.next_evening = max(now, self._last_evening + EVENING_PAUSE)
 
@@ -126,7 +124,7 @@ class Dispatcher:
         if self._ledger.waiting or self._is_recalling:
             return
         self._last_evening = now
-        over = surplus([(node.node_id, len(node.jobs)) for node in self._taking()])
+        over = surplus([(node.node_id, node.load) for node in self._taking()])
         for node_id, count in over.items():
             node = self._ledger.nodes[node_id]
             jobs = node.recallable(min(count, BATCH_ITEMS))

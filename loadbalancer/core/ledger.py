@@ -278,9 +278,11 @@ class Ledger:
 
         A node runs what it got first; whether STARTED had come for it says only how long it ran.
         """
-        suspects = set(list(node.jobs)[: node.slots]) if counts else set()
+        leaving, held = set(node.leaving), [each for each in node.jobs if each not in node.leaving]
+        suspects = set(held[: node.slots]) if counts else set()
         for job in jobs:
-            self.lose(job, counts and (job.state is State.RUNNING or job.ticket in suspects))
+            may_run = job.ticket not in leaving and (job.state is State.RUNNING or job.ticket in suspects)
+            self.lose(job, counts and may_run)
 
     def end(self, job: Job, outcome: Outcome, reason: str) -> None:
         """Ends a job here: no executor reports it any more."""
@@ -383,4 +385,5 @@ class Ledger:
             node = self.nodes[job.node]
             del node.jobs[job.ticket]
             node.recalled.discard(job.ticket)
+            node.leaving.discard(job.ticket)
             job.node = None

@@ -6,6 +6,7 @@ from typing import Any
 
 from loadbalancer.core.jobs import Job, State
 from protocol.delivery import Delivery
+from protocol.limits import LEAVING_LIMIT
 from protocol.messages import Info
 
 #: A node may hold work for so many seconds, as fast as the fastest node does it: more than the way to and
@@ -35,6 +36,7 @@ class Node:
         "info",
         "instance",
         "jobs",
+        "leaving",
         "link",
         "name",
         "node_id",
@@ -55,6 +57,8 @@ class Node:
         self.deadline: float | None = deadline
         #: Assigned and running here, in the order of dispatch.
         self.jobs: dict[str, Job] = {}
+        #: Those of them that have ended, and whose files are on their way home.
+        self.leaving: set[str] = set()
         #: Asked to give these back, no answer yet.
         self.recalled: set[str] = set()
         #: Done jobs whose result this node, their origin, has not acknowledged.
@@ -98,6 +102,11 @@ class Node:
             self.count_from(now)
 
     @property
+    def load(self) -> int:
+        """Jobs that it holds to be run. What only waits for a way home, which may be long, is none."""
+        return len(self.jobs) - min(len(self.leaving), LEAVING_LIMIT)
+
+    @property
     def depth(self) -> int:
         """Jobs that it should hold at most, for itself alone."""
         depth = FIRST_DEPTH if self.pace is None else int(DEPTH_SECONDS / self.pace)
@@ -111,11 +120,11 @@ class Node:
         """
         info = self.info
         extra = max(0, self.slots - info.free_slots - info.running) if info is not None else 0
-        return min(self.slots - extra, len(self.jobs)) if self.link is not None else 0
+        return min(self.slots - extra, self.load) if self.link is not None else 0
 
     @property
     def is_idle(self) -> bool:
-        return len(self.jobs) < self.slots
+        return self.load < self.slots
 
     def recallable(self, count: int) -> list[Job]:
         """Up to `count` jobs that have not started as far as we know, the last dispatched first."""
@@ -136,7 +145,7 @@ class Node:
             "draining": self.draining and self.link is not None,
             "slots": self.slots,
             "running": self.running,
-            "queued": len(self.jobs) - self.running,
+            "queued": self.load - self.running,
             "done": self.done,
             "load": info.load if info else None,
             "memory": info.memory if info else None,

@@ -103,6 +103,7 @@ BY_CLASS: dict[type, st.SearchStrategy] = {
     m.AckJobs: st.builds(m.AckJobs, many_tickets),
     m.AckResults: st.builds(m.AckResults, tuples_of(held_or_asked)),
     m.Started: st.builds(m.Started, tuples_of(held)),
+    m.Leaving: st.builds(m.Leaving, tuples_of(held)),
     m.Recall: st.builds(m.Recall, tuples_of(held)),
     m.Returned: st.builds(m.Returned, tuples_of(held)),
     m.Cancel: st.builds(m.Cancel, tuples_of(held_or_asked)),

@@ -7,15 +7,30 @@ from clusternode.core.events import (
     Drain,
     Drained,
     Kill,
+    LinkDown,
+    LinkUp,
     Ship,
     Shipped,
     Spawn,
     SpawnTask,
     Stop,
+    Tick,
     Unship,
 )
+from clusternode.core.executor import STARTED_AFTER
 from protocol.job import Command, Extras, ResultFile, Task, unpack_report
-from protocol.messages import AckResults, Cancel, Drop, Held, Hello, Info, NotHere, RequestOfRes, Result
+from protocol.messages import (
+    AckResults,
+    Cancel,
+    Drop,
+    Held,
+    Hello,
+    Info,
+    Leaving,
+    NotHere,
+    RequestOfRes,
+    Result,
+)
 
 from .bench import Bench, ticket
 
@@ -99,12 +114,28 @@ def test_a_stale_one_is_forgotten_and_its_files_with_it(bench: Bench) -> None:
 def test_while_it_is_on_its_way_this_node_has_it(bench: Bench) -> None:
     bench.hear(RequestOfRes([ticket(0)]))
     assert bench.sent(NotHere) == [NotHere([])]
-    from clusternode.core.events import LinkDown, LinkUp
-
     bench.step(LinkDown())
     bench.step(LinkUp())
     assert [hello.running for hello in bench.sent(Hello)] == [(Held(*KEY),)]
     assert bench.sent(Info) == []
+
+
+def test_that_only_its_files_are_under_way_is_said_once_it_takes_a_moment(bench: Bench) -> None:
+    assert bench.sent(Leaving) == []
+    bench.step(Tick(), after=2 * STARTED_AFTER)
+    assert bench.sent(Leaving) == [Leaving([Held(*KEY)])]
+    bench.step(Tick(), after=1)
+    assert bench.sent(Leaving) == []
+    # And to a load balancer that knows it anew at once.
+    bench.step(LinkDown())
+    bench.connect()
+    assert bench.sent(Leaving) == [Leaving([Held(*KEY)])]
+
+
+def test_of_what_is_home_at_once_it_is_not_said(bench: Bench) -> None:
+    bench.step(Shipped(*KEY, FILES))
+    bench.step(Tick(), after=1)
+    assert bench.sent(Leaving) == []
 
 
 def test_a_node_that_drains_waits_for_it(bench: Bench) -> None:

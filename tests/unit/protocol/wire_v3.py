@@ -20,6 +20,7 @@ from protocol.messages import (
     Info,
     Job,
     JobItem,
+    Leaving,
     Message,
     NotHere,
     Query,
@@ -95,6 +96,10 @@ FRAMES: list[tuple[Message, bytes]] = [
     (
         Started((Held(A, 1),)),
         b"\x00\x00\x00\x1f\x93\xa7STARTED\xcc\xc8\x91\x92\xb0ABCDEFGHIJKLMNOP\x01",
+    ),
+    (
+        Leaving((Held(A, 1),)),
+        b"\x00\x00\x00\x1f\x93\xa7LEAVING\xcc\xc8\x91\x92\xb0ABCDEFGHIJKLMNOP\x01",
     ),
     (
         Recall((Held(A, 1),)),
