@@ -104,8 +104,8 @@ def tell_end(result: Result) -> None:
     task failed stands in its traceback."""
     if result.value is not None:
         click.echo(result.value if isinstance(result.value, str) else json.dumps(result.value))
-    is_command = "run" in (result.raw.get("job") or {})
-    is_said = result.ok or (result.exit_code is not None and not (is_command and result.reason))
+    was_killed = "run" in (result.raw.get("job") or {}) and (result.exit_code or 0) > 128
+    is_said = result.ok or (result.exit_code is not None and not (was_killed and result.reason))
     if not is_said or result.outcome not in ("succeeded", "failed"):
         click.echo(f"evenly: {result.ticket} {ending(result)}", err=True)
 
