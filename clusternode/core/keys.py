@@ -13,18 +13,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from clusternode.core.events import Answer, KeyFreed, Outcome, Send
 from clusternode.core.openjob import Asking, OpenJob
 from protocol.job import Ended, Report
 from protocol.job import Outcome as JobOutcome
-from protocol.messages import in_batches
+from protocol.limits import BATCH_ITEMS
 from protocol.relay import Claim, Claimed, Claiming, Owner
 from protocol.replies import TicketIssued
 
 if TYPE_CHECKING:
     from clusternode.core.origin import Origin
+
+
+#: CLAIMs without an answer: after a restart a node may have a million keys to claim, and a link takes no more
+#: than 64 MiB at once.
+CLAIMS_AT_ONCE = 50
 
 
 @dataclass(slots=True)
@@ -119,14 +125,14 @@ class Keys:
                 del self.unclaimed[ticket]  # it is done
 
     def forward(self, out: Outcome) -> None:
-        """Claims what was not yet claimed on this link, all of it in one go."""
-        if self._to_claim:
-            claims = [Claiming(key, ticket) for ticket, key in self._to_claim.items()]
-            self._to_claim = {}
-            for batch in in_batches(claims):
-                number, self._next_claim = self._next_claim, self._next_claim + 1
-                self._claiming[number] = [ticket for _, ticket in batch]
-                out.actions.append(Send(Claim(number, batch)))
+        """Claims what was not yet claimed on this link, as much as may be under way."""
+        while self._to_claim and len(self._claiming) < CLAIMS_AT_ONCE:
+            batch = [Claiming(key, ticket) for ticket, key in islice(self._to_claim.items(), BATCH_ITEMS)]
+            for _, ticket in batch:
+                del self._to_claim[ticket]
+            number, self._next_claim = self._next_claim, self._next_claim + 1
+            self._claiming[number] = [ticket for _, ticket in batch]
+            out.actions.append(Send(Claim(number, batch)))
 
     def claimed(self, message: Claimed, now: float, out: Outcome) -> bool:
         """Jobs whose key is theirs are handed in. False where nothing like it was asked."""

@@ -190,10 +190,9 @@ def _tell(said: dict[str, Any]) -> None:
     known = ("ticket", "state", "outcome", "why", "attempts")
     for key, value in said.items():
         if key not in known and value not in (None, [], {}, ""):
+            is_time = key.endswith("_at") or key == "until"
             shown = value if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
-            click.echo(
-                f"  {key.replace('_', ' ')}: {printable(_at(value) if key.endswith('_at') else shown)}"
-            )
+            click.echo(f"  {key.replace('_', ' ')}: {printable(_at(value) if is_time else shown)}")
 
 
 def _at(seconds: Any) -> str:

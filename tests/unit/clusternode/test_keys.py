@@ -19,9 +19,11 @@ from clusternode.core.events import (
     Submitted,
     Withdrawn,
 )
+from clusternode.core.keys import CLAIMS_AT_ONCE
 from clusternode.core.openjob import Stored
 from protocol.dialogue import CancelJob, Status, Submit, Wait
 from protocol.job import Command, Extras, Sleep, Task, unpack_report
+from protocol.limits import BATCH_ITEMS
 from protocol.messages import AckJobs, Cancel, Held, Job, NotHere, Query, Result
 from protocol.relay import Claim, Claimed, Claiming, Owner
 from protocol.replies import CancelOf, Failure, ResultOf, StatusOf, TicketIssued
@@ -443,3 +445,16 @@ def test_one_that_has_no_key_is_not_held_up(bench: Bench) -> None:
     assert bench.replies() == [TicketIssued(ticket(1))]
     assert not bench.did(Find)
     assert not bench.did(LookUp)
+
+
+def test_of_very_many_keys_so_many_are_claimed_at_once_as_a_link_takes() -> None:
+    count = CLAIMS_AT_ONCE * BATCH_ITEMS + 1
+    stored = [Stored(n, ticket(n), 1.0, job(f"k{n}").pack(), False) for n in range(1, count + 1)]
+    bench = Bench(stored=stored)
+    bench.connect()
+    claims = bench.sent(Claim)
+    assert [len(claim.claims) for claim in claims] == [BATCH_ITEMS] * CLAIMS_AT_ONCE
+    owners = [Owner(ticket, "n") for _, ticket in claims[0].claims]
+    bench.hear(Claimed(claims[0].number, owners))
+    assert handed_in(bench) == [ticket for _, ticket in claims[0].claims]
+    assert [len(claim.claims) for claim in bench.sent(Claim)] == [1]
