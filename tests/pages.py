@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+import pytest
+
 from support import ROOT, Client, eventually
 
 TICKET = re.compile(r"\b(?=[A-Z0-9]*\d)[A-Z0-9]{16}\b")
@@ -195,10 +197,13 @@ def play(step: Step, shell: Shell, meanings: Meanings) -> None:
         last = f"$ {command}\n{said}--- the page shows: {wrong}"
         return not wrong
 
-    if command.startswith(_QUESTIONS):
-        eventually(is_as_shown, step.command)
-    else:
+    if not command.startswith(_QUESTIONS):
         assert is_as_shown(), last
+        return
+    try:
+        eventually(is_as_shown)
+    except pytest.fail.Exception:
+        pytest.fail(last)
 
 
 #: What a person types into nc, in the pages for beginners.
