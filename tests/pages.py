@@ -20,7 +20,7 @@ from support import ROOT, Client, eventually
 
 TICKET = re.compile(r"\b(?=[A-Z0-9]*\d)[A-Z0-9]{16}\b")
 #: On a line with one of these every number is loose.
-_MEASURED = re.compile(r"\d\.\d|\b\d+/s\b|\d+[smhd]\b|process \d|slots busy|^n\d +(yes|no) ")
+_MEASURED = re.compile(r"\d\.\d|\d:\d\d|\b\d+/s\b|\d+[smhd]\b|process \d|slots busy|^n\d +(yes|no) ")
 _PIECE = re.compile(
     rf"(?P<ticket>{TICKET.pattern})|running on (?P<where>n\d)|\b(?P<node>n\d)\b"
     r"|\b(?P<digest>[0-9a-f]{64})\b"
