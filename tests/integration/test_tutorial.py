@@ -14,6 +14,8 @@ from pages import Meanings, Shell, Step, converse, play, steps
 from support import PATIENCE, ROOT, eventually
 from workloads import environment
 
+#: Long enough for a person to kill its node meanwhile; for a test it lasts as long as that takes.
+LONG = "sleep 15"
 NODE = re.compile(r"nc 127\.0\.0\.1 (\d+) +# (n\d), process (\d+)")
 
 
@@ -61,6 +63,8 @@ def test_it_goes_as_the_page_says(tmp_path: Path) -> None:
     given = environment()
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/bin/activate").write_text(f'evenly() {{ "{sys.executable}" -m evenly.cli "$@"; }}\n')
+    gate = tmp_path / "gate"
+    until = f"until [ -e {gate} ]; do sleep 0.1; done"
     blocks = list(steps("docs/tutorial.md"))
     assert blocks[0][0].command == "make up"
     with up(tmp_path, given) as first, Shell(tmp_path, given) as shell:
@@ -79,7 +83,9 @@ def test_it_goes_as_the_page_says(tmp_path: Path) -> None:
                     lambda step=step: shows(first.said, step, meanings), f"{step.shown} in {first.said}"
                 )
             else:
-                play(step, shell, meanings)
+                if step.command.startswith("wait"):
+                    gate.touch()
+                play(step._replace(command=step.command.replace(LONG, until)), shell, meanings)
 
 
 def introduced(step: Step, first: Up) -> tuple[Meanings, dict[str, str]]:
