@@ -47,7 +47,10 @@ class Over(NamedTuple):
 
 
 class Follower:
-    def __init__(self, relay: Relay, store: SqliteStore, executor: Executor, watching: Watching) -> None:
+    def __init__(
+        self, node_id: str, relay: Relay, store: SqliteStore, executor: Executor, watching: Watching
+    ) -> None:
+        self._node_id = node_id
         self._relay = relay
         self._store = store
         self._executor = executor
@@ -64,26 +67,36 @@ class Follower:
         offsets = [stdout, stderr] if attempt else [0, 0]
         #: What is known of its end, from when on it is known that there is such a job.
         over: Over | None = None
+        is_gone = False
+        node = ""
         delay = LOOK_FIRST
         while True:
             (row,) = await self._store.tickets([ticket])
-            if row is not None and (last := _last_of(row)) is not None:
+            last = _last_of(row) if row is not None else over if is_gone else None
+            # The node that ran it still has what was written last.
+            if last is not None and not (node and _attempt_of(last) == attempt):
                 if isinstance(last, JobView):
                     for written in _rest(last, attempt, offsets):
                         yield written
                 yield last
                 return
+            asked = (ticket, attempt, offsets[0], offsets[1])
+            whom = ("executor", ticket) if last is None else ("node", node)
             try:
-                asked = (ticket, attempt, offsets[0], offsets[1])
-                told = await self._relay.ask("executor", ticket, "tail", asked)
-                attempt, seen, offsets = _read(told, asked)
+                attempt, seen, offsets, node = _read(await self._relay.ask(*whom, "tail", asked), asked)
             except Refused as refused:
+                if last is not None:
+                    node = ""
+                    continue
                 if refused.status not in (AWAY, NOT_FOUND):
                     yield Failure(f"The output of {ticket} cannot be followed: {refused.reason}.")
                     return
                 if row is None and refused.status == NOT_FOUND and (over or delay == LOOK_LAST):
-                    yield over or UnknownTicket(ticket)
-                    return
+                    if over is None:
+                        yield UnknownTicket(ticket)
+                        return
+                    is_gone = True
+                    continue
                 # Of a job of another node its ticket may be here before it is at the load balancer.
                 if refused.is_told and refused.status == AWAY:
                     over = over or Over(ticket, 0, -1, "")
@@ -94,6 +107,10 @@ class Follower:
                 yield Written(attempt, stream, at, data)
                 offsets[stream - 1] = at + len(data)
             over = Over(ticket, attempt, seen.code, seen.reason)
+            if seen.is_over or (last is not None and not seen.pieces):
+                node = ""  # it has told all
+            if last is not None:
+                continue
             if seen.is_over:
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, LOOK_LAST)
@@ -110,12 +127,12 @@ class Follower:
                     raise Refused(AWAY, "it does not run here")
                 if job is not None and isinstance(job.spec, Sleep):
                     await asyncio.sleep(LOOK_LAST)
-                    return runs, (), False, -1, ""
+                    return runs, (), False, -1, "", self._node_id
                 offsets = (stdout, stderr) if runs == attempt else (0, 0)
                 seen = await self._watching.after((ticket, runs), offsets)
                 if seen is None:
                     raise Refused(AWAY, "too many jobs are watched here")
-                return runs, tuple(seen.pieces), seen.is_over, seen.code, seen.reason
+                return (runs, tuple(seen.pieces), *seen[1:], self._node_id)
         raise Refused(REFUSED, "a question of another version")
 
 
@@ -131,10 +148,14 @@ def _last_of(row: TicketRow) -> JobView | Failure | None:
         return Failure(f"The stored job {row.ticket} cannot be read: {error.reason}.")
 
 
-def _read(told: Any, asked: tuple[str, int, int, int]) -> tuple[int, Seen, list[int]]:
-    """(attempt, what was seen, from where) of an answer. Raises Refused."""
+def _attempt_of(last: JobView | Over | Failure) -> int:
+    return 0 if isinstance(last, Failure) else last.attempt or 0
+
+
+def _read(told: Any, asked: tuple[str, int, int, int]) -> tuple[int, Seen, list[int], str]:
+    """(attempt, what was seen, from where, at which node) of an answer. Raises Refused."""
     match told:
-        case (int(attempt), tuple(pieces), bool(is_over), int(code), str(reason)) if all(
+        case (int(attempt), tuple(pieces), bool(is_over), int(code), str(reason), str(node)) if all(
             isinstance(piece, tuple)
             and [type(each) for each in piece] == [int, int, bytes]
             and piece[0] in (1, 2)
@@ -142,7 +163,7 @@ def _read(told: Any, asked: tuple[str, int, int, int]) -> tuple[int, Seen, list[
             for piece in pieces
         ):
             offsets = list(asked[2:]) if attempt == asked[1] else [0, 0]
-            return attempt, Seen(list(pieces), is_over, code, reason), offsets
+            return attempt, Seen(list(pieces), is_over, code, reason), offsets, node
     raise Refused(REFUSED, "an answer of another version")
 
 

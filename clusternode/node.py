@@ -163,7 +163,7 @@ class Node:
             most_bytes=options.max_result_bytes,
             checkpoint_period=options.checkpoint_period,
         )
-        follower = Follower(self._relay, store, core.executor, self._watching)
+        follower = Follower(core.identity.node_id, self._relay, store, core.executor, self._watching)
         desk = Desk(home, store, self._stager, follower, self._background.start)
         self.door = Door(submit, store, self._background.start, desk)
         self.engine.attach(self.door)

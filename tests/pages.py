@@ -14,11 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+import pytest
+
 from support import ROOT, Client, eventually
 
 TICKET = re.compile(r"\b(?=[A-Z0-9]*\d)[A-Z0-9]{16}\b")
 #: On a line with one of these every number is loose.
-_MEASURED = re.compile(r"\d\.\d|\b\d+/s\b|\d+[smhd]\b|process \d|slots busy|^n\d +(yes|no) ")
+_MEASURED = re.compile(r"\d\.\d|\d:\d\d|\b\d+/s\b|\d+[smhd]\b|process \d|slots busy|^n\d +(yes|no) ")
 _PIECE = re.compile(
     rf"(?P<ticket>{TICKET.pattern})|running on (?P<where>n\d)|\b(?P<node>n\d)\b"
     r"|\b(?P<digest>[0-9a-f]{64})\b"
@@ -195,10 +197,13 @@ def play(step: Step, shell: Shell, meanings: Meanings) -> None:
         last = f"$ {command}\n{said}--- the page shows: {wrong}"
         return not wrong
 
-    if command.startswith(_QUESTIONS):
-        eventually(is_as_shown, step.command)
-    else:
+    if not command.startswith(_QUESTIONS):
         assert is_as_shown(), last
+        return
+    try:
+        eventually(is_as_shown)
+    except pytest.fail.Exception:
+        pytest.fail(last)
 
 
 #: What a person types into nc, in the pages for beginners.

@@ -393,6 +393,8 @@ class Executor:
         key = Held(item.ticket, item.attempt)
         if wanted > 1:
             self._wide[key] = wanted - 1
+        if item.attempt > 1:
+            self.outbox.hurry()
         self._start(key, spec, now, out)
         return True
 
@@ -433,8 +435,10 @@ class Executor:
                 out.prompt.append(self._lanes.hand(lane, ahead, now))
 
     def _narrow_command(self, item: JobItem) -> Command | None:
-        """None for what is no command, has files, takes more than the slot that another leaves, or is not
-        understood: that is said when it starts."""
+        """None for what is no command, has files, takes more than the slot that another leaves, was lost
+        before, or is not understood: that is said when it starts."""
+        if item.attempt > 1:
+            return None
         try:
             spec = unpack_spec(item.body)
         except ProtocolError:

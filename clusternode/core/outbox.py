@@ -59,6 +59,11 @@ class Outbox:
             self._gathering_since, self._gathered = now, 0
         self._gathered += 1 if size < GATHER_BYTES else GATHER_MOST
 
+    def hurry(self) -> None:
+        """What has gathered is sent now: a job starts that was lost before. Should it take this node along
+        again, those that have ended must not be blamed for it."""
+        self._gathered = GATHER_MOST
+
     def release(self, ticket: str, out: Outcome) -> None:
         """The load balancer has it, or nobody wants it."""
         del self.attempts[ticket]

@@ -105,9 +105,10 @@ class Watching:
             pieces = self._pieces(watched, offsets)
         self._set_idle(key, watched, IDLE)
         ended = watched.ended
-        if ended is None or pieces:
+        ends = {piece.stream: piece.at + len(piece.data) for piece in pieces}
+        if ended is None or any(watched.streams[stream].end > end for stream, end in ends.items()):
             return Seen(pieces, False, -1, "")
-        return Seen([], True, -1 if ended.exit_code is None else ended.exit_code, ended.reason)
+        return Seen(pieces, True, -1 if ended.exit_code is None else ended.exit_code, ended.reason)
 
     def came(self, key: Key, stream: int, at: int, data: bytes) -> None:
         watched = self._watched.get(key)

@@ -77,16 +77,16 @@ def result(tickets: tuple[str, ...], nodes: str | None, as_json: bool) -> None:
 
 
 def show(said: Result) -> None:
-    """A result's output, and on stderr what it does not say itself."""
+    """A result's output, and on stderr what it does not say itself. An array has no output, but its sum."""
+    if said.raw.get("array") is not None:
+        click.echo(f"{said.ticket}  {ending(said)}")
+        return
     write(said.stdout, sys.stdout)
     write(said.stderr, sys.stderr)
     tell_end(said)
     if said.truncated:
         kept = f"{said.raw.get('stdout_bytes')} bytes on stdout, {said.raw.get('stderr_bytes')} on stderr"
         click.echo(f"evenly: it wrote more than is kept: {kept}", err=True)
-    array = said.raw.get("array")
-    if array is not None:
-        click.echo(f"{said.ticket}  {ending(said)}, {array['size']} jobs")
 
 
 @click.command()

@@ -100,10 +100,13 @@ async def follow(client: AsyncClient, job: Job | str) -> None:
 
 
 def tell_end(result: Result) -> None:
-    """What the output does not say: a task's value, and an end that was not its own."""
+    """What the output does not say: a task's value, and an end that was not its own, as by --memory. Why a
+    task failed stands in its traceback."""
     if result.value is not None:
         click.echo(result.value if isinstance(result.value, str) else json.dumps(result.value))
-    if (result.exit_code is None and not result.ok) or result.outcome not in ("succeeded", "failed"):
+    was_killed = "run" in (result.raw.get("job") or {}) and (result.exit_code or 0) > 128
+    is_said = result.ok or (result.exit_code is not None and not (was_killed and result.reason))
+    if not is_said or result.outcome not in ("succeeded", "failed"):
         click.echo(f"evenly: {result.ticket} {ending(result)}", err=True)
 
 

@@ -116,7 +116,7 @@ class TestDrain:
         assert result["stdout"] == "2\n"
         assert "is ended; it runs again elsewhere" in beta.said
 
-    def test_a_helper_that_hangs_does_not_hold_it_up_for_ever(self, cluster: Cluster) -> None:
+    def test_a_helper_that_was_stopped_does_not_hold_it_up(self, cluster: Cluster) -> None:
         (alpha,) = cluster.start("alpha")
         mark = marker()
         with alpha.json_client() as client:
@@ -125,8 +125,7 @@ class TestDrain:
         for helper in helpers_of(alpha.pid):
             os.kill(helper, signal.SIGSTOP)
         assert alpha.terminate(within=40.0) == 0
-        assert "did not end" in alpha.said
-        eventually(lambda: not processes_with(mark), "its job is gone")
+        assert not processes_with(mark), "its job is gone"
 
     def test_a_second_sigterm_ends_it_at_once(self, cluster: Cluster) -> None:
         alpha, beta = start(cluster, "alpha", "beta", slots=1)

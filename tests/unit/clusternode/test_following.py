@@ -45,7 +45,7 @@ class Node:
         self.watching = Watching(lambda what, key: self.told.append((what, key)))
         self.told: list[tuple[str, tuple[str, int]]] = []
         self.handlers: dict[str, Handler] = {}
-        Follower(cast(Relay, self), cast(SqliteStore, None), self.executor, self.watching)
+        Follower("other", cast(Relay, self), cast(SqliteStore, None), self.executor, self.watching)
 
     def serve(self, what: str, handler: Handler, is_patient: bool = False) -> None:
         assert is_patient
@@ -70,20 +70,23 @@ class Wire:
         self.node: Node | None = None
         self.status, self.reason, self.is_told = AWAY, "no node has it", True
         self.asked: list[Any] = []
+        #: The node that has run it, as long as it is known by its id.
+        self.behind: Node | None = None
         self.follower = Follower(
-            cast(Relay, self), cast(SqliteStore, self.store), cast(Executor, None), cast(Watching, None)
+            "me", cast(Relay, self), cast(SqliteStore, self.store), cast(Executor, None), cast(Watching, None)
         )
 
     def serve(self, what: str, handler: Handler, is_patient: bool = False) -> None:
         """It is the other node that is asked."""
 
     async def ask(self, whom: str, name: str, what: str, value: Any) -> Any:
-        assert (whom, name, what) == ("executor", TICKET, "tail")
+        assert (whom, name, what) in (("executor", TICKET, "tail"), ("node", "other", "tail"))
         self.asked.append(value)
         await asyncio.sleep(0)
-        if self.node is None:
+        node = self.behind if whom == "node" else self.node
+        if node is None:
             raise Refused(self.status, self.reason, self.is_told)
-        return await self.node.handlers["tail"]("me", value)
+        return await node.handlers["tail"]("me", value)
 
 
 class Tail:
@@ -249,6 +252,29 @@ async def test_a_node_that_is_away_is_waited_for(wire: Wire) -> None:
     tail.task.cancel()
 
 
+async def test_the_node_that_ran_it_is_asked_for_what_a_slow_reader_lacks(wire: Wire) -> None:
+    node, tail = await running(wire)
+    node.write(0, b"a" * 100)
+    await tail.until(lambda: tail.seen)
+    node.write(3 * WINDOW, b"last words")  # of which the result has nothing
+    node.end()
+    wire.node, wire.behind = None, node
+    wire.store.end(Report("n", stdout=b"a" * 100, stdout_total=3 * WINDOW + 10))
+    assert isinstance(await tail.end(), JobView)
+    assert tail.seen == [(1, 1, 0, b"a" * 100), (1, 1, 3 * WINDOW, b"last words")]
+
+
+async def test_what_it_has_of_another_attempt_is_not(wire: Wire) -> None:
+    node, tail = await running(wire)
+    node.write(0, b"first")
+    await tail.until(lambda: tail.seen)
+    wire.node, wire.behind = None, node
+    node.write(5, b" of no interest")
+    wire.store.end(Report("n", stdout=b"second"), attempt=2)
+    await tail.end()
+    assert tail.seen[-1] == (2, 1, 0, b"second")
+
+
 class TestFromAnotherNode:
     """The ticket is not of the node that is asked."""
 
@@ -274,6 +300,16 @@ class TestFromAnotherNode:
             "exit_code": 7,
             "reason": "why",
         }
+
+    async def test_of_one_whose_end_was_missed_the_node_that_ran_it_tells(self, wire: Wire) -> None:
+        node, tail = await running(wire)
+        node.write(0, b"x")
+        await tail.until(lambda: tail.seen)
+        wire.node, wire.behind, wire.status = None, node, NOT_FOUND
+        node.write(1, b"y")
+        node.end(code=7)
+        assert await tail.end() == Over(TICKET, 1, 7, "why")
+        assert tail.seen == [(1, 1, 0, b"x"), (1, 1, 1, b"y")]
 
     async def test_of_one_whose_end_was_missed_it_is_told_that_it_ended(self, wire: Wire) -> None:
         node, tail = await running(wire)
@@ -405,13 +441,13 @@ async def test_what_is_refused_is_said(wire: Wire, status: int) -> None:
         None,
         1,
         (),
-        (1, (), False, 0),
-        ("1", (), False, 0, ""),
-        (1, ((1, 0),), False, 0, ""),
-        (1, ((3, 0, b"x"),), False, 0, ""),
-        (1, ((1, -1, b"x"),), False, 0, ""),
-        (1, ((1, 0, "x"),), False, 0, ""),
-        (1, ((1, "0", b"x"),), False, 0, ""),
+        (1, (), False, 0, ""),
+        ("1", (), False, 0, "", "n"),
+        (1, ((1, 0),), False, 0, "", "n"),
+        (1, ((3, 0, b"x"),), False, 0, "", "n"),
+        (1, ((1, -1, b"x"),), False, 0, "", "n"),
+        (1, ((1, 0, "x"),), False, 0, "", "n"),
+        (1, ((1, "0", b"x"),), False, 0, "", "n"),
     ],
 )
 async def test_an_answer_that_is_none_is_said(wire: Wire, answer: object) -> None:

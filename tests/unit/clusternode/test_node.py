@@ -510,7 +510,6 @@ def test_results_gather_while_commands_are_ahead() -> None:
     bench.give(*[Command("a")] * 2)
     bench.say(end(0))
     assert bench.sent(Result), "the last one runs: nothing more waits"
-    bench.give(*[Command("a")] * 1, attempt=2)
     bench.hear(Job([JobItem(ticket(number), 1, bench.now, Command("a").pack()) for number in (5, 6)]))
     bench.say(end(1))
     assert not bench.sent(Result)
@@ -606,9 +605,24 @@ def test_a_newer_attempt_of_what_is_ahead_replaces_it() -> None:
     bench.hear(Job([JobItem(ticket(1), 2, bench.now, Command("b").pack())]))
     assert bench.did(TakeBack) == [TakeBack(ticket(1), 1)]
     bench.say(TakenBack(ticket(1), 1))
-    bench.say(end(0), end(1, attempt=2))
-    (result,) = bench.sent(Result)
-    assert [each[:2] for each in result.results] == [(ticket(0), 1), (ticket(1), 2)]
+    for news in (end(0), end(1, attempt=2)):
+        bench.say(news)
+        (result,) = bench.sent(Result)
+        assert [each[:2] for each in result.results] == [news[:2]]
+
+
+def test_what_was_lost_before_goes_behind_nothing_and_has_the_results_before_it_sent_first() -> None:
+    """Should it take its node along again, no other is to be blamed."""
+    bench = after_short_ones()
+    bench.give(Command("a"))
+    bench.hear(Job([JobItem(ticket(1), 2, bench.now, Command("b").pack())]))
+    assert not bench.did(Spawn)
+    bench.hear(Job([JobItem(ticket(number), 1, bench.now, Command("c").pack()) for number in (5, 6)]))
+    bench.say(end(0))
+    assert next(spawn.line for spawn in bench.did(Spawn)) == "b"
+    assert [result.results[0].ticket for result in bench.sent(Result)] == [ticket(0)]
+    bench.say(end(1, attempt=2))
+    assert not bench.sent(Result), "others gather as ever"
 
 
 def test_a_kill_takes_back_first_what_is_behind() -> None:

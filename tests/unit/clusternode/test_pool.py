@@ -288,3 +288,18 @@ async def test_output_is_passed_on_and_is_no_news_to_the_core() -> None:
     helper.says(("output", ("1", 1), 1, 5, b"x"), ended(1))
     assert came == [(("1", 1), 1, 5, b"x")]
     assert rig.told == [[("1", "ended")]]
+
+
+async def test_a_helper_that_hangs_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pool_module, "CLOSE_PATIENCE", 0.01)
+    rig = Rig(slots=1)
+    rig.spawn(1)
+    helper = await rig.helper()
+    killed = asyncio.Event()
+    monkeypatch.setattr(helper, "wait", killed.wait)
+    monkeypatch.setattr(helper, "kill", killed.set)
+    await rig.pool.close()
+    assert killed.is_set()
+    assert "a worker process did not end within 0.01 s and is killed" in caplog.text

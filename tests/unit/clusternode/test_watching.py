@@ -77,9 +77,24 @@ async def test_the_end_comes_after_all_that_was_written(bench: Bench) -> None:
     asking = await bench.ask()
     bench.watching.came(KEY, 1, 0, b"last words")
     bench.end(3)
-    assert await asking == ([Piece(1, 0, b"last words")], False, -1, "")
+    assert await asking == ([Piece(1, 0, b"last words")], True, 3, "why")
     assert await bench.watching.after(KEY, (10, 0)) == ([], True, 3, "why")
-    assert await bench.watching.after(KEY, (0, 0)) == ([Piece(1, 0, b"last words")], False, -1, "")
+
+
+async def test_the_end_is_told_with_the_last_piece_and_not_before(bench: Bench) -> None:
+    await bench.ask()
+    bench.watching.came(KEY, 1, 0, bytes(PIECE_BYTES + 1))
+    bench.watching.came(KEY, 2, 0, b"x")
+    bench.end()
+    first = await bench.watching.after(KEY, (0, 0))
+    assert first is not None
+    assert ([len(piece.data) for piece in first.pieces], first.is_over) == ([PIECE_BYTES, 1], False)
+    assert await bench.watching.after(KEY, (PIECE_BYTES, 1)) == (
+        [Piece(1, PIECE_BYTES, b"\0")],
+        True,
+        0,
+        "why",
+    )
 
 
 async def test_an_end_without_a_code_is_told_so(bench: Bench) -> None:

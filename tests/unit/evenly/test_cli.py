@@ -276,6 +276,21 @@ def test_status_wait_and_result(background: Background, node: FakeNode, run: Run
     assert json.loads(run("result", "--json", bad)[1])["exit_code"] == 1
 
 
+def test_why_a_command_was_ended_and_the_sum_of_an_array_are_told(
+    background: Background, node: FakeNode, run: Run
+) -> None:
+    one, many = ticket(run, "false"), ticket(run, "false")
+    why = "killed: its processes had 123 MiB together, over --memory 100M"
+    background.call(node.jobs[one].update, {"exit_code": 137, "reason": why, "stdout": ""})
+    code, out, err = run("result", one)
+    assert (code, out) == (1, "")
+    assert err == f"evenly: {one} failed, exit code 137, {why}, in 1.000 s on n1\n"
+    array = {"size": 3, "open": 0, "succeeded": 2, "failed": 1}
+    said = {"exit_code": None, "reason": "3 jobs: 2 succeeded, 1 failed", "array": array, "started_at": None}
+    background.call(node.jobs[many].update, said)
+    assert run("result", many) == (1, f"{many}  failed, 3 jobs: 2 succeeded, 1 failed\n", "")
+
+
 def test_waits_progress_and_arrays_are_told(background: Background, node: FakeNode, run: Run) -> None:
     one = ticket(run, "hold")
     states = [
