@@ -57,6 +57,8 @@ SETTINGS = {
         "NODE_NAME": "",
     },
 }
+#: Given to a container, and never part of an image.
+SECRETS = {"NOTIFY_SECRET"}
 
 
 class Image:
@@ -315,8 +317,7 @@ def test_the_installed_programs_know_the_settings_of_their_images_and_their_defa
 ) -> None:
     listed = " ".join(run([image.program, "--help"], cwd=installed.cwd, env=installed.env({})).split())
     settings = SETTINGS[image.program]
-    # A secret is given to a container when it starts, and stands in no image.
-    assert set(re.findall(r"\[([A-Z_]+)\]", listed)) - {"NOTIFY_SECRET"} == set(settings)
+    assert set(re.findall(r"\[([A-Z_]+)\]", listed)) - SECRETS == set(settings)
     for name, value in settings.items():
         # Where to listen and to keep the data is what the image is there to decide.
         if value and name not in ("BIND", "DATA_DIR"):
