@@ -134,12 +134,14 @@ class Surroundings:
         stdout: int,
         stderr: int,
     ) -> int:
-        """The same, always by the shell, with other variables, another directory, or something to read."""
+        """The same with another directory; by the shell with other variables, or something to read."""
         variables, directory, read = wishes[:3]
         found = {os.fsencode(name): os.fsencode(value) for name, value in variables.items()}
         if directory:
             os.chdir(directory)
         try:
+            if not (variables or read):
+                return self.spawn(key, line, stdout, stderr)
             with contextlib.ExitStack() as stack:
                 source = stack.enter_context(open(os.memfd_create("stdin"), "w+b")) if read else None
                 if source is not None:
@@ -158,7 +160,8 @@ class Surroundings:
     def _spawn_program(self, key: tuple[str, int], words: list[str], stdout: int, stderr: int) -> int:
         assert self._from_shell is not None
         variables = with_key(self._from_shell, key)
-        variables[b"PWD"] = os.fsencode(self.place.path)
+        # That of its own directory, or of the one that it is to run in.
+        variables[b"PWD"] = os.getcwdb()
         program = PROGRAMS[words[0]] if words[0] in SHELLS_OWN else words[0]
         return os.posix_spawnp(program, words, variables, **self._options(stdout, stderr))
 

@@ -143,6 +143,27 @@ def test_a_command_without_a_shell_does_what_it_does_with_one(line: str, surroun
     assert (by_itself[0], *map(lines, by_itself[1:])) == (by_shell[0], *map(lines, by_shell[1:]))
 
 
+@pytest.mark.parametrize("line", ["printenv PWD", "env", "ls", "./here a", "no-such-command", "readlink ."])
+def test_it_does_so_in_another_directory(line: str, surroundings: Surroundings, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "here").write_text("#!/bin/sh\necho here $#\n")
+    (there / "here").chmod(0o755)
+
+    def by_shell(out: int, err: int) -> int:
+        os.chdir(there)
+        try:
+            return surroundings._spawn_shell(("T", 1), line, out, err)
+        finally:
+            os.chdir(surroundings.place.path)
+
+    wishes = ({}, str(there), b"", "", 0, 0)
+    by_itself = run_by(lambda out, err: surroundings.spawn_as_wished(("T", 1), line, wishes, out, err))
+    assert os.getcwd() == surroundings.place.path
+    with_one = run_by(by_shell)
+    assert (by_itself[0], *map(lines, by_itself[1:])) == (with_one[0], *map(lines, with_one[1:]))
+
+
 def test_a_command_without_a_shell_is_ended_by_its_signal_as_after_exec(surroundings: Surroundings) -> None:
     status, said, _ = run_by(lambda out, err: surroundings.spawn(("T", 1), "itself", out, err))
     assert (os.waitstatus_to_exitcode(status), said) == (-9, b"")
