@@ -42,6 +42,15 @@ READY, PORT_TAKEN = b" ready ", b"cannot listen on"
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+#: What `make` says to the make that it starts. A job's own, under `make up`, is none of these.
+OF_MAKE = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
+
+
+def environment() -> dict[str, str]:
+    """What the programs, and so their jobs, find: ours, whoever started us."""
+    return {name: value for name, value in os.environ.items() if name not in OF_MAKE}
+
+
 class ClusterError(Exception):
     """What went wrong, with the end of the log of the program it happened to."""
 
@@ -89,7 +98,7 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=os.environ | self._environment,
+                env=environment() | self._environment,
                 # Ctrl-C is for us alone; we stop the programs in order.
                 start_new_session=True,
             )

@@ -411,7 +411,8 @@ def _how(
     if not (values or files):
         return limit, retries, once, NO_EXTRAS
     given = {name.replace("-", "_"): value for name, value in values.items()} | {"files": files}
-    return limit, retries, once, extras if (extras := Extras(**given)) != NO_EXTRAS else NO_EXTRAS
+    # Whatever is the default is empty, or 0.
+    return limit, retries, once, Extras(**given) if any(given.values()) else NO_EXTRAS
 
 
 def _read(option: Option, given: Any) -> Any:

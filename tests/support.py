@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 
 import pytest
 
+from evenly.local import OF_MAKE
+
 T = TypeVar("T")
 
 #: Programs are started here, so that they run these sources, wherever the package is installed from.
@@ -354,8 +356,9 @@ _SETTINGS = (
 
 
 def clean_environment() -> dict[str, str]:
-    """Ours without what would be a setting."""
-    return {name: value for name, value in os.environ.items() if name not in _SETTINGS}
+    """Ours without what would be a setting, or what a `make` that runs us would have those of our jobs do."""
+    strange = (*_SETTINGS, *OF_MAKE)
+    return {name: value for name, value in os.environ.items() if name not in strange}
 
 
 def is_even(held: Mapping[str, int], total: int) -> bool:

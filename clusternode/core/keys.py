@@ -146,6 +146,8 @@ class Keys:
                 continue  # asked twice
             node = "" if owner.node == origin.own_fields.get("name") else owner.node
             _answer(unclaimed.lines, TicketIssued(owner.ticket, node), out)
+            if owner.ticket != ticket:
+                out.records.append(KeyFreed(unclaimed.key, ticket))
             job = origin.open.get(ticket)
             if job is None:
                 continue  # it has ended
@@ -158,7 +160,6 @@ class Keys:
     def _refuse(self, ticket: str, job: OpenJob, owner: Owner, shown: bool, now: float, out: Outcome) -> None:
         """Its key is another job's. Nobody need know of this one, unless somebody does."""
         origin, array = self._origin, job.array
-        out.records.append(KeyFreed(job.key, ticket))
         single = [ticket] if array is None else list(array.open)
         known = shown or (array is not None and len(array.open) < array.size)
         if not (known or any(map(self._is_known, (ticket, *single)))):

@@ -50,7 +50,7 @@ from protocol.errors import ProtocolError
 from protocol.explain import Attempt, Story
 from protocol.job import Ended, JobSpec, JobState, unpack_spec
 from protocol.job import Outcome as JobOutcome
-from protocol.limits import REQUEST_ITEMS, SUBSCRIPTIONS_LIMIT
+from protocol.limits import MIB, REQUEST_ITEMS, SUBSCRIPTIONS_LIMIT
 from protocol.messages import (
     AckResults,
     Cancel,
@@ -72,6 +72,12 @@ from protocol.replies import (
     Unsubscribed,
 )
 from protocol.tasks import Signature
+
+#: Jobs that are handed in and not yet acknowledged, in bytes: a node that comes back with a million of them
+#: would lose its link over them again and again, as no more than 64 MiB may wait for it.
+HAND_IN_WINDOW = 16 * MIB
+#: What a job takes in a message beside its body, somewhat more than that.
+ITEM_BYTES = 64
 
 
 class Origin:
@@ -105,6 +111,9 @@ class Origin:
         #: What came of earlier attempts of jobs whose results are about to come.
         self._tried: dict[str, tuple[Attempt, ...]] = {}
         self._unsent: dict[str, OpenJob] = {}
+        #: Handed in on this link and not acknowledged: their sizes, and those in all.
+        self._under_way: dict[str, int] = {}
+        self._under_way_bytes = 0
         self._waiting: dict[int, set[str]] = {}
         #: Where the last REQUEST_OF_RES ended, so that each gets its turn.
         self._request_from = 0
@@ -253,6 +262,7 @@ class Origin:
     def link_up(self, out: Outcome) -> None:
         """Hands in again whatever is not acknowledged, and every cancel that has no result yet."""
         self.keys.link_up()
+        self._under_way, self._under_way_bytes = {}, 0
         self._unsent = {ticket: job for ticket, job in self.open.items() if self._is_to_be_sent(ticket, job)}
         self.forward(out)
         self._send_cancels((ticket for ticket, job in self.open.items() if job.cancelled and job.acked), out)
@@ -290,13 +300,33 @@ class Origin:
     def forward(self, out: Outcome) -> None:
         """Hands in what was not yet sent on this link."""
         self.keys.forward(out)
-        if not self._unsent:
+        if not self._unsent or self._under_way_bytes >= HAND_IN_WINDOW:
             return
-        unsent, self._unsent = self._unsent, {}
+        unsent = self._take_unsent()
         items = (job.item(ticket) for ticket, job in unsent.items())
         for batch in in_batches(items, job_size):
             out.actions.append(Send(Job(batch)))
         self._send_cancels((ticket for ticket, job in unsent.items() if job.cancelled), out)
+
+    def _take_unsent(self) -> dict[str, OpenJob]:
+        """Of what is to be handed in as much as may be under way: acknowledgements let the next ones go."""
+        taken: dict[str, OpenJob] = {}
+        for ticket, job in self._unsent.items():
+            if self._under_way_bytes >= HAND_IN_WINDOW:
+                break
+            self._arrived(ticket)  # where it is handed in once more
+            self._under_way[ticket] = size = len(job.body) + ITEM_BYTES
+            self._under_way_bytes += size
+            taken[ticket] = job
+        if len(taken) == len(self._unsent):
+            self._unsent = {}
+        else:
+            for ticket in taken:
+                del self._unsent[ticket]
+        return taken
+
+    def _arrived(self, ticket: str) -> None:
+        self._under_way_bytes -= self._under_way.pop(ticket, 0)
 
     def _send_cancels(self, tickets: Iterable[str], out: Outcome) -> None:
         for batch in in_batches(Held(ticket, 0) for ticket in tickets):
@@ -304,6 +334,7 @@ class Origin:
 
     def acknowledged(self, tickets: Iterable[str]) -> None:
         for ticket in tickets:
+            self._arrived(ticket)
             job = self.open.get(ticket)
             if job is not None:
                 job.acked = True

@@ -87,7 +87,7 @@ def evenly(nodes: str | None) -> None:
 
     \b
     evenly submit --wait -- make test
-    ls *.png | evenly map --cwd . -- convert {} {.}.webp
+    ls *.png | evenly map -- convert {} {.}.webp
     """
     if nodes:
         os.environ["EVENLY_NODES"] = nodes

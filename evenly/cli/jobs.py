@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from evenly.client.addresses import addresses, split
+from evenly.client.errors import EvenlyError
 from protocol.options import OPTIONS, Option
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -35,8 +37,11 @@ def _option(option: Option) -> Callable[[Command], Command]:
     return click.option(f"--{option.name}", multiple=option.is_many, metavar=metavar, help=text)
 
 
-def job_of(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a submission, as the client takes them.
+def job_of(given: Mapping[str, Any], nodes: str | None) -> dict[str, Any]:
+    """The options of a submission to these nodes, as the client takes them.
+
+    Where all of them are on this machine a command runs in the directory where we are, as if run here;
+    unless it brings its files along, or `--cwd ''` says that it is to have an empty one.
 
     Raises:
         click.UsageError: for a value that no node would take, before any is asked.
@@ -48,16 +53,29 @@ def job_of(given: Mapping[str, Any]) -> dict[str, Any]:
         if not value and value != "":
             continue
         if name == "cwd":
+            if not value:
+                continue
             value = os.path.abspath(value)
         options[key] = _checked(option, value)
     files = dict(options.pop("file", {})) | _uploads(given.get("upload") or ())
     if files:
         options["file"] = files
+    elif given.get("cwd") is None and not given.get("task") and are_here(nodes):
+        options["cwd"] = os.getcwd()
     if "env" in options:
         options["env"] = dict(options["env"])
     if "after" in options:
         options["after"] = list(options["after"])
     return options
+
+
+def are_here(nodes: str | None) -> bool:
+    """Whether all of these nodes are reached by way of this machine's loopback."""
+    try:
+        hosts = [split(each)[0] for each in addresses(nodes)]
+    except EvenlyError:
+        return False  # that is said where they are asked
+    return all(host in ("localhost", "::1") or host.startswith("127.") for host in hosts)
 
 
 def _checked(option: Option, value: Any) -> Any:

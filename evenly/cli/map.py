@@ -72,10 +72,8 @@ def map_(
     else:
         listed = None
     if not words:
-        raise click.UsageError(
-            "What to run is missing, as in: ls *.png | evenly map --cwd . -- convert {} {.}.webp"
-        )
-    work = Map(words, job_of(options), as_json, b"\0" if null else b"\n", listed, arg_file)
+        raise click.UsageError("What to run is missing, as in: ls *.png | evenly map -- convert {} {.}.webp")
+    work = Map(words, job_of(options, nodes), as_json, b"\0" if null else b"\n", listed, arg_file)
     sys.exit(run(nodes, work.run))
 
 

@@ -31,7 +31,7 @@ def submit(
 
     With --wait, Ctrl-C cancels the job.
     """
-    job = submission_of(words, task, job_of(options))
+    job = submission_of(words, task, job_of(options | {"task": task}, nodes))
     sys.exit(run(nodes, lambda client: _submit(client, job, wait, as_json)))
 
 

@@ -174,10 +174,7 @@ class TestRefused:
             ("task checksum " + '{"a":' * 5000, "nested deeper than 64 levels"),
             ("task checksum " + "[" * 60_000, "nested deeper than 64 levels"),
             ('{"task": "checksum", "payload": ' + "[" * 60_000, "begins as JSON and is none"),
-            (
-                "task nobody {}",
-                "There is no task 'nobody' on this node: there are add_later, call, ",
-            ),
+            ("task nobody {}", "There is no task 'nobody' on this node: there are add_later, call, checksum"),
             ("task " + "x" * 100, "A task's name"),
             ("task --env A=b checksum", "task has no option '--env'"),
             ("task checksum " + '{"path": "' + "x" * 70_000, "over 65536 bytes"),

@@ -145,7 +145,7 @@ def test_what_is_done_on_this_node_is_claimed_as_well_as_another_may_have_the_ke
     assert not bench.sent(Claim), "that is under way"
     claimed(bench, ELSEWHERE)
     assert bench.replies() == [TicketIssued(ticket(900), "other")] * 2
-    assert not bench.out.records
+    assert bench.out.records == [KeyFreed("k", ticket(1))], "the store knows it no more"
     assert not bench.core.origin.keys.unclaimed
 
 

@@ -32,6 +32,7 @@ from clusternode.core.events import (
 from clusternode.core.executor import STARTED_AFTER
 from clusternode.core.lanes import AHEAD_MOST, PATIENCE
 from clusternode.core.openjob import Stored
+from clusternode.core.origin import HAND_IN_WINDOW
 from clusternode.core.outbox import GATHER, GATHER_BYTES, KEEP_AFTER
 from protocol.dialogue import CancelJob, GetResult, Nodes, Stats, Status, Submit, Wait
 from protocol.job import Command, Extras, Sleep, unpack_report
@@ -951,3 +952,33 @@ def test_what_a_command_asks_for_reaches_its_helper() -> None:
     extras = Extras(3, "name", env=(("A", "b"),), stdin="x")
     bench.give(Command("a", extras=extras), Command("b", extras=Extras(3, "name")))
     assert [spawn.extras for spawn in bench.did(Spawn)] == [extras, None]
+
+
+def test_of_very_many_jobs_as_many_are_handed_in_at_once_as_a_link_takes() -> None:
+    line = Command("x" * 60_000)
+    stored = [Stored(n, ticket(n), 1.0, line.pack(), n == 400) for n in range(1, 401)]
+    bench = Bench(stored=stored)
+    bench.connect()
+    first = [item.ticket for message in bench.sent(Job) for item in message.jobs]
+    assert first == [ticket(n) for n in range(1, 1 + len(first))]
+    assert HAND_IN_WINDOW <= 60_000 * len(first) + 64 * len(first) < HAND_IN_WINDOW + 120_000
+    assert not bench.sent(Cancel)
+    bench.step(Tick(), 1.0)
+    assert not bench.sent(Job), "none of them is acknowledged"
+    bench.hear(AckJobs(first[:10]))
+    assert [item.ticket for message in bench.sent(Job) for item in message.jobs] == [
+        ticket(len(first) + n) for n in range(1, 11)
+    ]
+    bench.hear(AckJobs(first[10:]))
+    assert bench.sent(Cancel) == [Cancel([Held(ticket(400), 0)])]
+    assert bench.sent(Job)[-1].jobs[-1].ticket == ticket(400)
+
+
+def test_a_new_link_has_room_for_all_again() -> None:
+    stored = [Stored(n, ticket(n), 1.0, Command("x" * 60_000).pack(), False) for n in range(1, 401)]
+    bench = Bench(stored=stored)
+    bench.connect()
+    first = bench.sent(Job)
+    bench.step(LinkDown())
+    bench.connect(epoch=2)
+    assert bench.sent(Job) == first

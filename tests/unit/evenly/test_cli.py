@@ -19,6 +19,7 @@ import pytest
 from evenly.cli import exits
 from evenly.cli.app import COMMANDS, evenly, main
 from evenly.cli.cluster import age
+from evenly.cli.jobs import are_here
 from evenly.cli.progress import Bar
 
 from .background import Background
@@ -76,7 +77,8 @@ def eventually(condition: Callable[[], object]) -> None:
 
 
 def test_submit_prints_the_ticket(node: FakeNode, run: Run) -> None:
-    code, out, err = run("submit", "--time", "60", "--env", "A=b", "--env", "C=d", "--", "make", "a b", "-j4")
+    options = ("--time", "60", "--env", "A=b", "--env", "C=d", "--cwd", "")
+    code, out, err = run("submit", *options, "--", "make", "a b", "-j4")
     assert (code, err) == (0, "")
     job = node.jobs[out.strip()]["job"]
     del job["key"]
@@ -84,6 +86,35 @@ def test_submit_prints_the_ticket(node: FakeNode, run: Run) -> None:
     code, out, _ = run("submit", "--json", "--at-most-once", "--cwd", ".", "ls | wc", "--key", "k")
     ticket = json.loads(out)["ticket"]
     assert node.jobs[ticket]["job"].items() >= {"at_most_once": True, "cwd": os.getcwd()}.items()
+
+
+def test_a_command_runs_where_we_are_if_its_nodes_are_here(node: FakeNode, run: Run, tmp_path: Path) -> None:
+    def cwd(*words: str) -> str | None:
+        code, out, err = run("submit", *words)
+        assert (code, err) == (0, "")
+        found = node.jobs[out.strip()]["job"].get("cwd")
+        return None if found is None else str(found)
+
+    assert cwd("ls") == os.getcwd()
+    assert cwd("--cwd", "/tmp", "ls") == "/tmp"
+    assert cwd("--cwd", "", "ls") is None
+    assert cwd("--task", "checksum", "{}") is None
+    (tmp_path / "file").touch()
+    # What comes along is found in a directory of its own.
+    assert cwd("--upload", str(tmp_path / "file"), "ls") is None
+
+
+@pytest.mark.parametrize(
+    ("nodes", "here"),
+    [
+        ("127.0.0.1:9000,localhost,[::1]:9001", True),
+        ("127.0.0.1:9000,10.0.0.1:9000", False),
+        ("node1", False),
+        ("no node at all", False),
+    ],
+)
+def test_which_nodes_are_here_is_told_by_their_addresses(nodes: str, here: bool) -> None:
+    assert are_here(nodes) == here
 
 
 def test_what_stands_behind_the_command_is_its_own(node: FakeNode, run: Run) -> None:
