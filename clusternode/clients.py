@@ -427,6 +427,7 @@ class Client(asyncio.Protocol):
             transport.abort()
         self._next_reply += 1
         self._streaming = None
+        self._moved.set()  # what is looked up may be waiting to be the next
         self._schedule_flush()
 
     async def _list(self, number: int, asked: ListJobs) -> AsyncGenerator[bytes]:
@@ -450,6 +451,7 @@ class Client(asyncio.Protocol):
     def look_up(self, action: LookUp) -> None:
         """Answers from the store; one reader a client, so that its replies never pile up in memory."""
         self._lookups[action.seq] = action
+        self._moved.set()  # it may be the one that the others wait for
         if not self._looking_up:
             self._looking_up = True
             self._door.background(self._look_up_all())

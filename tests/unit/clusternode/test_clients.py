@@ -1,6 +1,6 @@
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import cast
 
@@ -17,6 +17,7 @@ from protocol.limits import CLIENT_BUFFER_LIMIT, LINE_LIMIT, LINES_PER_TURN
 from protocol.replies import (
     GOODBYE,
     NOT_EXECUTED,
+    Failure,
     JobEnded,
     JobView,
     StatsAre,
@@ -450,3 +451,45 @@ async def test_who_is_gone_hears_nothing(session: Session) -> None:
     session.door.tell([session.client.number], ended(2))
     await session.rest()
     assert session.transport.written == b""
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110, nobody tells
+            await asyncio.sleep(0.001)
+
+
+async def test_a_result_that_all_others_wait_for_is_looked_up_before_them(
+    session: Session, store: SqliteStore
+) -> None:
+    """As much is ready as may be, and none of it may leave before what comes late."""
+    await put_jobs(store, Report("n", 1.0, 2.0, 0).pack())
+    client, name = session.client, ticket(1)
+    client.answer(7, Failure("x" * CLIENT_BUFFER_LIMIT))
+    client.look_up(LookUp(client.number, 5, GetResult(name), name))
+    await asyncio.sleep(0.01)  # it waits for room
+    client.look_up(LookUp(client.number, 0, GetResult(name), name))
+    await until(lambda: session.transport.written.startswith(b"Result: "))
+    client.connection_lost(None)
+
+
+async def test_the_end_of_a_listing_is_the_turn_of_what_comes_next(
+    session: Session, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put_jobs(store, Report("n", 1.0, 2.0, 0).pack())
+    client, name, write = session.client, ticket(1), session.transport.write
+
+    def write_and_wait(data: bytes | bytearray | memoryview) -> None:
+        if not session.transport.written:
+            client.pause_writing()
+        write(data)
+
+    monkeypatch.setattr(session.transport, "write", write_and_wait)
+    client.data_received(b"getall\n")
+    await until(lambda: session.transport.written)
+    client.answer(7, Failure("x" * CLIENT_BUFFER_LIMIT))
+    client.look_up(LookUp(client.number, 1, GetResult(name), name))
+    await asyncio.sleep(0.01)  # it waits for room
+    client.resume_writing()
+    await until(lambda: b"\n\nResult: " in session.transport.written)
+    client.connection_lost(None)
