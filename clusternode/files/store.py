@@ -18,6 +18,8 @@ from runtime.errors import StartError
 
 #: What is not whole yet; removed at the start.
 UNFINISHED = "unfinished-"
+#: Each try fails only where the file is replaced within it.
+LINK_TRIES = 10
 #: A file has as many names as it can have (65,000, say, of the empty one), or file systems have no links.
 NO_LINKS = (errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS)
 #: Kernels and file systems that do not copy by themselves.
@@ -90,7 +92,7 @@ class Files:
         unfinished = target.with_name(f".{UNFINISHED}{os.getpid()}-{next(self._numbers)}")
         try:
             try:
-                os.link(self.path(digest), unfinished)
+                self._link(digest, unfinished)
             except OSError as error:
                 if error.errno not in NO_LINKS:
                     raise
@@ -99,6 +101,15 @@ class Files:
         finally:
             # Also where both are names of one file already: to replace one by the other leaves them both.
             unfinished.unlink(missing_ok=True)
+
+    def _link(self, digest: str, target: Path) -> None:
+        """Where the same content comes in once more, the kernel finds a file that is being replaced, and then
+        says that there is none."""
+        for _ in range(LINK_TRIES):
+            with contextlib.suppress(FileNotFoundError):
+                os.link(self.path(digest), target)
+                return
+        os.link(self.path(digest), target)
 
     def _copy_durably(self, digest: str, target: Path) -> None:
         with self._open(digest) as source, target.open("xb") as copy:
