@@ -58,7 +58,7 @@ class Segments:
         try:
             if not directory.is_dir():
                 directory.mkdir(mode=0o700)
-                _sync_directory(directory.parent)
+                sync_directory(directory.parent)
             found = map(pattern.fullmatch, os.listdir(directory))
         except OSError as error:
             raise StartError(f"{directory} cannot be used: {error.strerror}") from None
@@ -146,7 +146,7 @@ class Segments:
         file = self._file = os.open(self._path(self._last), os.O_WRONLY | os.O_CREAT, 0o600)
         self._end = os.fstat(file).st_size
         if is_new:
-            _sync_directory(self._directory)
+            sync_directory(self._directory)
         return file
 
     def _sync(self) -> None:
@@ -174,8 +174,8 @@ def _write(file: int, value: bytes, offset: int) -> None:
         rest, offset = rest[written:], offset + written
 
 
-def _sync_directory(directory: Path) -> None:
-    """What was made in it is there after a power loss."""
+def sync_directory(directory: Path) -> None:
+    """What was named in it is there after a power loss. Raises OSError."""
     file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(file)

@@ -22,13 +22,14 @@ from typing import Any
 import msgpack
 
 from clusternode.files.partials import Partials, TooMuch
-from clusternode.files.store import Files, Incoming, Mismatch, sync_directory
+from clusternode.files.store import Files, Incoming, Mismatch
 from clusternode.relay import REFUSED, Refused, Relay
 from protocol.errors import ProtocolError
 from protocol.fields import is_digest
 from protocol.job import Command, JobSpec, ResultFile, Task, is_ticket, unpack_files
 from protocol.limits import PIECE_BYTES, RESULT_FILES_LIMIT
 from protocol.relay import AWAY, NO_ROOM, NOT_FOUND
+from runtime.blobs import sync_directory
 from runtime.errors import StartError
 
 #: What came in part and then no more for so many seconds is given up; sooner, where its place is wanted.

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from protocol.fields import is_digest
 from protocol.limits import MIB
+from runtime.blobs import sync_directory
 from runtime.errors import StartError
 
 #: What is not whole yet; removed at the start.
@@ -199,9 +200,7 @@ class Incoming:
         with self._open() as file:
             if self.size is not None and self.received + len(data) > self.size:
                 raise Mismatch(f"more than the {self.size} bytes that were announced")
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(file, rest) :]
+            _write_all(file, data)
             self._hash.update(data)
             self.received += len(data)
 
@@ -244,18 +243,13 @@ def copy_all(source: int, target: int, size: int) -> None:
                 raise
             data = os.read(source, min(missing, MIB))
             count = len(data)
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(target, rest) :]
+            _write_all(target, data)
         if count == 0:
             return
         missing -= count
 
 
-def sync_directory(directory: Path) -> None:
-    """What was named in it is there after a power loss. Raises OSError."""
-    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+def _write_all(file: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
