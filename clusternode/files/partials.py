@@ -10,9 +10,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from clusternode.files.store import sync_directory
 from protocol.job import is_ticket
 from protocol.limits import PARTIAL_LIMIT, PARTIALS_BYTES
+from runtime.blobs import sync_directory
+
+#: Tickets whose last value is remembered; of others it is read again.
+REMEMBERED = 1000
 
 
 class TooMuch(Exception):
@@ -24,7 +27,8 @@ class Partials:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        #: By ticket, the last (attempt, number) that is kept: what comes again is known by that.
+        #: By ticket, the last (attempt, number) that is kept: what comes again is known by that. Those to
+        #: which one came last are at the end.
         self._last: dict[str, tuple[int, int]] = {}
 
     def keep(self, ticket: str, attempt: int, number: int, value: str) -> None:
@@ -39,7 +43,8 @@ class Partials:
         if last is None:
             _cut_to_lines(path)
             kept = self.read(ticket)
-            last = self._last[ticket] = kept[-1][:2] if kept else (0, -1)
+            last = kept[-1][:2] if kept else (0, -1)
+            self._remember(ticket, last)
         if (attempt, number) <= last:
             return
         if len(value) > PARTIAL_LIMIT:
@@ -49,13 +54,15 @@ class Partials:
             self._directory.mkdir(mode=0o700, exist_ok=True)
         elif path.stat().st_size > PARTIALS_BYTES:
             raise TooMuch(f"the partial results of one task are over {PARTIALS_BYTES} bytes")
+        # Where that fails half a line may be left: it is not remembered, but read and cut again.
+        del self._last[ticket]
         with path.open("ab") as file:
             file.write(f"[{attempt},{number},{value}]\n".encode())
             file.flush()
             os.fsync(file.fileno())
         if is_new:
             sync_directory(self._directory)
-        self._last[ticket] = attempt, number
+        self._remember(ticket, (attempt, number))
 
     def read(self, ticket: str) -> list[tuple[int, int, Any]]:
         """(attempt, number, value) of all that is kept. Raises OSError."""
@@ -72,9 +79,11 @@ class Partials:
                 continue  # cut off by a crash, and sent again
         return values
 
-    def forget(self, ticket: str) -> None:
-        """No more will come."""
+    def _remember(self, ticket: str, last: tuple[int, int]) -> None:
         self._last.pop(ticket, None)
+        self._last[ticket] = last
+        if len(self._last) > REMEMBERED:
+            del self._last[next(iter(self._last))]
 
     def _path(self, ticket: str) -> Path:
         assert is_ticket(ticket)

@@ -1,9 +1,11 @@
 """Partial results, as their origin keeps them."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from clusternode.files import partials as module
 from clusternode.files.partials import Partials, TooMuch
 from protocol.limits import PARTIAL_LIMIT, PARTIALS_BYTES
 
@@ -33,6 +35,39 @@ def test_a_line_that_a_crash_cut_off_is_none(tmp_path: Path) -> None:
     again = Partials(tmp_path)
     again.keep(T, 1, 1, '"whole"')
     assert again.read(T) == [(1, 0, 1), (1, 1, "whole")]
+
+
+def test_half_a_line_that_a_full_disk_left_costs_nothing_that_comes_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partials = Partials(tmp_path)
+    partials.keep(T, 1, 0, "1")
+
+    def fail(file: int) -> None:
+        os.truncate(file, os.fstat(file).st_size - 3)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="No space"):
+            partials.keep(T, 1, 1, '"whole"')
+    partials.keep(T, 1, 1, '"whole"')
+    partials.keep(T, 1, 2, "3")
+    assert partials.read(T) == [(1, 0, 1), (1, 1, "whole"), (1, 2, 3)]
+
+
+def test_only_so_many_tickets_are_remembered_and_the_others_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REMEMBERED", 2)
+    partials = Partials(tmp_path)
+    tickets = ["ABCDEFGHIJ01234" + each for each in "567"]
+    for number in (0, 1):
+        for ticket in tickets:
+            partials.keep(ticket, 1, number, "1")
+    for ticket in tickets:
+        partials.keep(ticket, 1, 1, "2")
+        assert partials.read(ticket) == [(1, 0, 1), (1, 1, 1)]
 
 
 def test_there_is_a_bound_on_each_and_on_all(tmp_path: Path) -> None:
