@@ -12,14 +12,13 @@ from protocol.job import JobSpec, Sleep, is_ticket
 from protocol.limits import (
     ARRAY_LIMIT,
     LINE_LIMIT,
-    NAME_LIMIT,
     SLEEP_LIMIT_MS,
     TICKET_LENGTH,
     UPLOAD_LIMIT,
     WAIT_LIMIT,
 )
 from protocol.listing import LIST_OPTIONS, ListJobs, parse_list
-from protocol.options import OPTIONS, TASK_OPTIONS, BadOption, Option, command, key, split, task
+from protocol.options import NAMED, OPTIONS, TASK_OPTIONS, BadOption, Option, command, key, split, task
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +225,6 @@ BAD_NUMBER = f"Please enter a valid number: whole milliseconds from 0 to {SLEEP_
 TOO_LONG = Invalid(f"That line is over {LINE_LIMIT} bytes, the most a line may have; it was skipped.")
 #: What stands for every tag, and for none.
 ALL = "*"
-NAMED = f"1 to {NAME_LIMIT} printable characters without spaces"
 JSON_FORM = 'as in {"run": "make test", "time": 60} or {"sleep": 250}.'
 
 

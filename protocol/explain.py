@@ -13,11 +13,9 @@ from typing import Any, NamedTuple
 from protocol import fields
 from protocol.errors import ProtocolError
 from protocol.job import JobState, is_ticket
-from protocol.limits import ATTEMPT_LIMIT, ATTEMPTS_TOLD, BATCH_ITEMS, NAME_LIMIT
+from protocol.limits import ATTEMPT_LIMIT, ATTEMPTS_TOLD, BATCH_ITEMS, NAME_LIMIT, TIMESTAMP_LIMIT
 
 HOW_LIMIT = 200
-#: In the year 5138.
-LATEST = 1e11
 
 
 class Attempt(NamedTuple):
@@ -77,7 +75,7 @@ def attempt(row: Any, may_go_on: bool = False) -> Attempt:
 
 def moment(value: Any, what: str) -> float:
     """Raises ProtocolError for what no calendar has."""
-    if (at := fields.number(value, what)) > LATEST:
+    if (at := fields.number(value, what)) > TIMESTAMP_LIMIT:
         raise ProtocolError(f"{what} is in no year that can be shown")
     return at
 

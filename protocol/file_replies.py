@@ -96,6 +96,15 @@ def file_head(file: ResultFile, as_json: bool) -> bytes:
     return f"File: {file.size} {file.digest} {file.path}\n".encode()
 
 
+def compact_json(value: Any) -> bytes:
+    """As programs read it. A half of a surrogate pair is no text, and replaced."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def json_line(value: dict[str, Any]) -> bytes:
+    return compact_json(value) + b"\n"
+
+
 class TailText:
     """Output for a person: both streams as they come, dots stuffed as in a block."""
 
@@ -131,10 +140,7 @@ class TailJson:
             value["text"] = data.decode()
         except UnicodeDecodeError:
             value["base64"] = base64.b64encode(data).decode()
-        return self._line(value)
+        return json_line(value)
 
     def end(self, status: dict[str, Any]) -> bytes:
-        return self._line(status | {"tail": self._ticket})
-
-    def _line(self, value: dict[str, Any]) -> bytes:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
+        return json_line(status | {"tail": self._ticket})

@@ -28,6 +28,7 @@ from protocol.limits import (
     SLOTS_LIMIT,
     TICKET_LENGTH,
     TIME_LIMIT,
+    TIMESTAMP_LIMIT,
     VALUE_LIMIT,
 )
 
@@ -157,7 +158,7 @@ class Command:
 class Task:
     """A Python function that nodes know by `name`; `payload`: its arguments, the text of a JSON object.
 
-    The rest is as for a command; of the extras only those that do not change how it is run.
+    The rest is as for a command; of the extras only those that a process takes that was there before it.
     """
 
     name: str
@@ -380,8 +381,7 @@ def unpack_files(rows: Any) -> tuple[ResultFile, ...]:
 
 
 def _is_time(value: Any) -> bool:
-    # Up to the year 5138: the infinities, NaN and what no calendar has cannot be shown to a client.
-    return type(value) in (int, float) and 0 <= value <= 1e11
+    return type(value) in (int, float) and 0 <= value <= TIMESTAMP_LIMIT  # and not NaN
 
 
 class Ended(NamedTuple):

@@ -117,6 +117,8 @@ NOTICE_RETRY_MOST = 3600.0
 NOTICE_RETRY_PERIOD = 24 * 3600.0
 #: Between SIGTERM and SIGKILL of a job that is to end.
 KILL_GRACE = 2.0
+#: Seconds since the epoch at most, in the year 5138: what no calendar has cannot be shown to a client.
+TIMESTAMP_LIMIT = 1e11
 #: An attempt number at most: far more than any crash limit allows, small enough for any integer type.
 ATTEMPT_LIMIT = 2**31 - 1
 
@@ -131,7 +133,7 @@ HELD_LIMIT = 8192
 LEAVING_LIMIT = 1000
 #: What a peer may ask or answer in one QUERY, as JSON text.
 QUERY_LIMIT = 1 * MIB
-#: What nodes say to one another in one ASK or TOLD, beside what files are cut into.
+#: One ASK or TOLD between nodes: a piece of a file, or a report, and what stands around it.
 RELAY_LIMIT = 2 * MIB
 #: A piece of a file under way: some of them at once fill a link, none holds it up.
 PIECE_BYTES = 256 * KIB

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from protocol.arrays import size_of
+from protocol.file_replies import compact_json
 from protocol.job import JobSpec, Sleep, Task
 from protocol.listing import OPEN
 from protocol.replies import JobView, spec_fields, status_fields, text_block
@@ -44,10 +44,10 @@ class Row(NamedTuple):
 def json_row(listed: Listed) -> Row:
     job = listed.job
     if job is None:
-        return Row(listed.ticket, _dump({"error": listed.failure, "ticket": listed.ticket}))
+        return Row(listed.ticket, compact_json({"error": listed.failure, "ticket": listed.ticket}))
     name, tag = _name_and_tag(job.spec)
     fields = status_fields(job) | {"state": listed.state, "name": name or None, "tag": tag or None}
-    return Row(listed.ticket, _dump(fields | {"job": spec_fields(job.spec)}))
+    return Row(listed.ticket, compact_json(fields | {"job": spec_fields(job.spec)}))
 
 
 def text_row(listed: Listed, now: float) -> Row:
@@ -62,9 +62,9 @@ def text_row(listed: Listed, now: float) -> Row:
 
 def json_list(rows: Sequence[Row], following: str | None, note: str) -> bytes:
     """`following`: the `--before` of what is older than these, None where there is nothing."""
-    parts = [b'{"jobs":[', b",".join(row.fields for row in rows), b'],"next":', _dump(following)]
+    parts = [b'{"jobs":[', b",".join(row.fields for row in rows), b'],"next":', compact_json(following)]
     if note:
-        parts += [b',"note":', _dump(note)]
+        parts += [b',"note":', compact_json(note)]
     return b"".join((*parts, b"}\n"))
 
 
@@ -106,7 +106,3 @@ def _cut(text: str, width: int) -> str:
     """What fits, without characters that would do something to a terminal."""
     shown = text if len(text) <= width else text[: width - 1] + "…"
     return shown if shown.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in shown)
-
-
-def _dump(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

@@ -5,9 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from protocol.job import Outcome, is_ticket
-from protocol.limits import LIST_LIMIT, LIST_USUAL, NAME_LIMIT, TICKET_LENGTH, TIME_LIMIT
-from protocol.options import BadOption, Option, read_name, read_seconds, read_whole, split
+from protocol.job import Outcome
+from protocol.limits import LIST_LIMIT, LIST_USUAL, TICKET_LENGTH, TIME_LIMIT
+from protocol.options import (
+    NAMED,
+    BadOption,
+    Option,
+    read_name,
+    read_seconds,
+    read_ticket,
+    read_value,
+    read_whole,
+    split,
+)
 
 OPEN, QUEUED, RUNNING, DONE = STATES = ("open", "queued", "running", "done")
 
@@ -37,13 +47,6 @@ def _word(*words: str) -> Any:
     return read
 
 
-def _ticket(value: str) -> str:
-    if not is_ticket(value.upper()):
-        raise ValueError
-    return value.upper()
-
-
-_NAMED = f"1 to {NAME_LIMIT} printable characters without spaces"
 LIST_OPTIONS = {
     option.name: option
     for option in (
@@ -56,8 +59,8 @@ LIST_OPTIONS = {
         Option(
             "--outcome OUTCOME", _word(*Outcome), f"one of {', '.join(Outcome)}", "only those that ended so"
         ),
-        Option("--tag TAG", read_name, _NAMED, "only those with this tag"),
-        Option("--name NAME", read_name, _NAMED, "only those with this name"),
+        Option("--tag TAG", read_name, NAMED, "only those with this tag"),
+        Option("--name NAME", read_name, NAMED, "only those with this name"),
         Option(
             "--since SECONDS",
             read_seconds,
@@ -72,7 +75,7 @@ LIST_OPTIONS = {
         ),
         Option(
             "--before TICKET",
-            _ticket,
+            read_ticket,
             f"a ticket of this node, {TICKET_LENGTH} letters and digits",
             "only older ones than this",
         ),
@@ -89,13 +92,7 @@ def parse_list(rest: str) -> ListJobs:
     found, rest = split(rest, "list", LIST_OPTIONS)
     if rest:
         raise BadOption(f"list takes nothing but its options, as in list --state open: not {rest[:40]!r}.")
-    values: dict[str, Any] = {}
-    for name, given in found:
-        option = LIST_OPTIONS[name]
-        try:
-            values[name] = option.read(given)
-        except ValueError:
-            raise BadOption(f"--{name} takes {option.allowed}: not {str(given)[:40]!r}.") from None
+    values = {name: read_value(LIST_OPTIONS[name], given) for name, given in found}
     if "outcome" in values and values.setdefault("state", DONE) != DONE:
         raise BadOption(f"--outcome is of what is done, which --state {values['state']} leaves out.")
     return ListJobs(**values)

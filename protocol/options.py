@@ -33,6 +33,9 @@ from protocol.limits import (
 from protocol.tasks import BadPayload, read_object
 
 TASK_FORM = 'as in: task --time 60 checksum {"path": "/etc/hostname"}'
+#: What options take, in words.
+NAMED = f"1 to {NAME_LIMIT} printable characters without spaces"
+NO_VALUE = "no value (in JSON true or false)"
 #: Variables that the executor sets itself.
 RESERVED = "EVENLY_"
 
@@ -165,12 +168,15 @@ def _url(value: Any) -> str:
     return str(value)
 
 
+def read_ticket(value: Any) -> str:
+    if not (isinstance(value, str) and is_ticket(value.upper())):
+        raise ValueError
+    return value.upper()
+
+
 def _tickets(value: Any) -> tuple[str, ...]:
     """Of one ticket, or of a list of them."""
-    tickets = value if isinstance(value, list) else [value]
-    if not all(isinstance(ticket, str) and is_ticket(ticket.upper()) for ticket in tickets):
-        raise ValueError
-    return tuple(ticket.upper() for ticket in tickets)
+    return tuple(map(read_ticket, value if isinstance(value, list) else [value]))
 
 
 OPTIONS = {
@@ -191,7 +197,7 @@ OPTIONS = {
         Option(
             "--at-most-once",
             _flag,
-            "no value (in JSON true or false)",
+            NO_VALUE,
             "never start it twice; it ends as lost where that is not sure",
             is_flag=True,
         ),
@@ -218,13 +224,13 @@ OPTIONS = {
         Option(
             "--name NAME",
             read_name,
-            f"1 to {NAME_LIMIT} printable characters without spaces",
+            NAMED,
             "a name for people",
         ),
         Option(
             "--tag TAG",
             read_name,
-            f"1 to {NAME_LIMIT} printable characters without spaces",
+            NAMED,
             "a word that jobs have in common",
         ),
         Option(
@@ -268,14 +274,14 @@ OPTIONS = {
         Option(
             "--keep-output",
             _flag,
-            "no value (in JSON true or false)",
+            NO_VALUE,
             "keep the whole of its output, as files stdout and stderr",
             is_flag=True,
         ),
         Option(
             "--checkpoint",
             _flag,
-            "no value (in JSON true or false)",
+            NO_VALUE,
             "find EVENLY_CHECKPOINT_DIR again when it starts anew",
             is_flag=True,
         ),
@@ -288,7 +294,7 @@ OPTIONS = {
         Option(
             "--key KEY",
             read_name,
-            f"1 to {NAME_LIMIT} printable characters without spaces",
+            NAMED,
             "the same key gives the same ticket, and no second job",
         ),
     )
@@ -384,7 +390,7 @@ def key(given: Any) -> str:
     Raises:
         BadOption: with what is wrong and what would be right.
     """
-    return str(_read(OPTIONS["key"], given))
+    return str(read_value(OPTIONS["key"], given))
 
 
 def _how(
@@ -395,7 +401,7 @@ def _how(
         option = allowed.get(name)
         if option is None:
             raise BadOption(f"there is no option {name[:40]!r}: there are {', '.join(allowed)}.")
-        value: Any = True if given is None and option.is_flag else _read(option, given)
+        value: Any = True if given is None and option.is_flag else read_value(option, given)
         values[name] = values.get(name, ()) + value if option.is_many else value
     limit, retries = values.pop("time", None), values.pop("retries", 0)
     once = values.pop("at-most-once", False)
@@ -415,7 +421,8 @@ def _how(
     return limit, retries, once, Extras(**given) if any(given.values()) else NO_EXTRAS
 
 
-def _read(option: Option, given: Any) -> Any:
+def read_value(option: Option, given: Any) -> Any:
+    """Raises BadOption: with what is wrong and what would be right."""
     try:
         return option.read(given)
     except ValueError:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from protocol import explain, file_replies
 from protocol.dialogue import HELP
 from protocol.explain import Explained, shown_time
-from protocol.file_replies import FileReply, files_fields
+from protocol.file_replies import FileReply, compact_json, files_fields, json_line
 from protocol.job import Extras, JobSpec, JobState, Outcome, Report, Sleep, Task
 
 NOT_EXECUTED = "Result has not been executed yet, come back later."
@@ -347,7 +347,7 @@ _TEXT: dict[type, Callable[[Any], bytes]] = {
     NodesAre: _nodes_text,
     StatsAre: _stats_text,
     HelpText: lambda reply: text_block("Commands:", HELP.encode()),
-    JsonMode: lambda reply: _json({"json": True}),
+    JsonMode: lambda reply: json_line({"json": True}),
     Goodbye: lambda reply: _line(GOODBYE),
     **file_replies.TEXT,
     **explain.TEXT,
@@ -360,10 +360,6 @@ _TEXT: dict[type, Callable[[Any], bytes]] = {
 def render_json(reply: Reply) -> bytes:
     """The reply for a program: one JSON object, one line."""
     return _JSON[type(reply)](reply)
-
-
-def _json(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
 
 
 def spec_fields(spec: JobSpec) -> dict[str, Any]:
@@ -435,7 +431,7 @@ def _result_json(reply: ResultOf) -> bytes:
         fields["array"] = _array_fields(array)
         fields["first"] = array.first
         fields["jobs"] = [{"ticket": ticket, "outcome": outcome} for ticket, outcome in array.jobs or ()]
-    return _json(fields)
+    return json_line(fields)
 
 
 def status_fields(job: JobView) -> dict[str, Any]:
@@ -453,7 +449,7 @@ def _status_json(reply: StatusOf) -> bytes:
     value = status_fields(reply.job)
     if reply.progress is not None:
         value["progress"] = dict(zip(("part", "text"), reply.progress, strict=True))
-    return _json(value | {"note": reply.note} if reply.note else value)
+    return json_line(value | {"note": reply.note} if reply.note else value)
 
 
 def _cancel_json(reply: CancelOf) -> bytes:
@@ -463,22 +459,22 @@ def _cancel_json(reply: CancelOf) -> bytes:
     value["cancel"] = (
         "requested" if reply.requested else "done" if job.outcome is Outcome.CANCELLED else "too late"
     )
-    return _json(value)
+    return json_line(value)
 
 
 def _issued_json(reply: TicketIssued) -> bytes:
     if reply.node:
-        return _json({"ticket": reply.ticket, "node": reply.node})
+        return json_line({"ticket": reply.ticket, "node": reply.node})
     return b'{"ticket":"' + reply.ticket.encode() + b'"}\n'
 
 
 def _nodes_json(reply: NodesAre) -> bytes:
     value: dict[str, Any] = {"nodes": list(reply.nodes)}
-    return _json(value | {"note": reply.note} if reply.note else value)
+    return json_line(value | {"note": reply.note} if reply.note else value)
 
 
 def _json_of(fields: Callable[[Any], dict[str, Any]]) -> Callable[[Any], bytes]:
-    return lambda reply: _json(fields(reply))
+    return lambda reply: json_line(fields(reply))
 
 
 _JSON: dict[type, Callable[[Any], bytes]] = {
@@ -486,17 +482,17 @@ _JSON: dict[type, Callable[[Any], bytes]] = {
     ResultOf: _result_json,
     StatusOf: _status_json,
     CancelOf: _cancel_json,
-    UnknownTicket: lambda reply: _json({"error": NOT_FOUND, "ticket": reply.ticket}),
-    Failure: lambda reply: _json({"error": reply.reason}),
-    Subscribed: lambda reply: _json({"subscribed": reply.tag}),
-    Unsubscribed: lambda reply: _json({"unsubscribed": True}),
-    JobEnded: lambda reply: _json({"done": status_fields(reply.job)}),
-    LeftOut: lambda reply: _json({"left_out": reply.count}),
+    UnknownTicket: lambda reply: json_line({"error": NOT_FOUND, "ticket": reply.ticket}),
+    Failure: lambda reply: json_line({"error": reply.reason}),
+    Subscribed: lambda reply: json_line({"subscribed": reply.tag}),
+    Unsubscribed: lambda reply: json_line({"unsubscribed": True}),
+    JobEnded: lambda reply: json_line({"done": status_fields(reply.job)}),
+    LeftOut: lambda reply: json_line({"left_out": reply.count}),
     NodesAre: _nodes_json,
-    StatsAre: lambda reply: _json({"node": reply.node, "balancer": reply.balancer}),
-    HelpText: lambda reply: _json({"help": HELP.splitlines()}),
-    JsonMode: lambda reply: _json({"json": True}),
-    Goodbye: lambda reply: _json({"goodbye": GOODBYE}),
+    StatsAre: lambda reply: json_line({"node": reply.node, "balancer": reply.balancer}),
+    HelpText: lambda reply: json_line({"help": HELP.splitlines()}),
+    JsonMode: lambda reply: json_line({"json": True}),
+    Goodbye: lambda reply: json_line({"goodbye": GOODBYE}),
     **{kind: _json_of(fields) for kind, fields in (file_replies.JSON | explain.JSON).items()},
 }
 
@@ -511,7 +507,7 @@ def listing_start(as_json: bool) -> bytes:
 def listing_row(job: JobView, as_json: bool, first: bool) -> bytes:
     """One ticket of `getall`: in text `<ticket> -> <result>` on one line, without the job's output."""
     if as_json:
-        return (b"" if first else b",") + _json(job_fields(job)).rstrip(b"\n")
+        return (b"" if first else b",") + compact_json(job_fields(job))
     said = NOT_EXECUTED if job.outcome is None else _one_line(job)
     return _line(f"{job.ticket} -> {said}")
 
@@ -519,7 +515,7 @@ def listing_row(job: JobView, as_json: bool, first: bool) -> bytes:
 def listing_failure(ticket: str, reason: str, as_json: bool, first: bool) -> bytes:
     """The row of a ticket that cannot be shown."""
     if as_json:
-        return (b"" if first else b",") + _json({"error": reason, "ticket": ticket}).rstrip(b"\n")
+        return (b"" if first else b",") + compact_json({"error": reason, "ticket": ticket})
     return _line(f"{ticket} -> {reason}")
 
 
