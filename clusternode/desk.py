@@ -6,10 +6,10 @@ import asyncio
 import errno
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
-from clusternode.core.done import view_of_done
 from clusternode.files.home import Home
 from clusternode.files.stage import Stager
 from clusternode.following import Follower, Over, Written
+from clusternode.listing import unreadable, view_of
 from clusternode.relay import Refused
 from clusternode.store.sqlite import SqliteStore, TicketRow
 from clusternode.uploads import Uploading
@@ -148,9 +148,9 @@ class Desk:
         if row.ended is None:
             return Failure(f"{ticket} is not done yet: its files are there when it is.")
         try:
-            return view_of_done(row.ticket, row.submitted_at, row.body, row.ended)
+            return view_of(row)
         except ProtocolError as error:
-            return Failure(f"The stored job {ticket} cannot be read: {error.reason}.")
+            return Failure(unreadable(row, error))
 
 
 def _result_dir(view: JobView) -> str:

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any, NamedTuple
 
-from clusternode.core.done import view_of_done
 from clusternode.core.executor import Executor
 from clusternode.executor.watching import Seen, Watching
+from clusternode.listing import unreadable, view_of
 from clusternode.relay import REFUSED, Refused, Relay
 from clusternode.store.sqlite import SqliteStore, TicketRow
 from protocol.arrays import size_of
@@ -141,11 +141,9 @@ def _last_of(row: TicketRow) -> JobView | Failure | None:
     try:
         if size_of(unpack_spec(row.body)):
             return Failure(f"tail takes the ticket of one job, and {row.ticket} is an array of many.")
-        if row.ended is None:
-            return None
-        return view_of_done(row.ticket, row.submitted_at, row.body, row.ended)
+        return None if row.ended is None else view_of(row)
     except ProtocolError as error:
-        return Failure(f"The stored job {row.ticket} cannot be read: {error.reason}.")
+        return Failure(unreadable(row, error))
 
 
 def _attempt_of(last: JobView | Over | Failure) -> int:

@@ -10,8 +10,8 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from clusternode.core.done import view_of_done
 from clusternode.core.events import Event, Posted
+from clusternode.listing import view_of
 from clusternode.posting import Answered, Posting
 from clusternode.store.sqlite import SqliteStore, TicketRow
 from protocol.arrays import size_of
@@ -65,7 +65,7 @@ class Notifier:
         """Raises ProtocolError if the stored bytes are damaged or of another version."""
         if row.ended is None:
             raise ProtocolError("it has not ended")
-        view = view_of_done(row.ticket, row.submitted_at, row.body, row.ended)
+        view = view_of(row)
         size = size_of(view.spec)
         if not size:
             return view

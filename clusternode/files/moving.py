@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ class Mover:
             fetching = self._fetching.get(digest)
             is_ours = fetching is None
             if fetching is None:
-                task = asyncio.ensure_future(self._fetch_into(self._cache, ticket, "", digest))
+                task = asyncio.ensure_future(self._fetch_now(ticket, digest))
                 fetching = self._fetching[digest] = _Fetching(task)
                 task.add_done_callback(partial(self._fetched, digest))
             fetching.waiting += 1
@@ -100,14 +101,13 @@ class Mover:
 
     async def fetch_to(self, ticket: str, file: ResultFile, target: Path) -> None:
         """A file of the job's checkpoint. Raises as `copy`."""
-        data = await self._piece(ticket, ticket, file.digest, 0)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("wb") as out:
-            offset = 0
-            while data:
+        async with contextlib.aclosing(self._pieces_of(ticket, ticket, file.digest)) as pieces:
+            data = await anext(pieces)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as out:
                 await asyncio.to_thread(out.write, data)
-                offset += len(data)
-                data = await self._piece(ticket, ticket, file.digest, offset)
+                async for data in pieces:
+                    await asyncio.to_thread(out.write, data)
 
     async def resume(self, ticket: str) -> tuple[ResultFile, ...]:
         """The files of its last checkpoint."""
@@ -190,24 +190,32 @@ class Mover:
         async with self._pieces:
             return await self._relay.ask("origin", ticket, what, asked)
 
-    async def _fetch_into(self, files: Files, ticket: str, space: str, digest: str) -> None:
-        """Some pieces are always under way; the last one is shorter than the others, or empty."""
-        incoming = await asyncio.to_thread(files.begin, digest, None)
-        waiting = [self._start_piece(ticket, space, digest, number * PIECE_BYTES) for number in range(AHEAD)]
+    async def _fetch_now(self, ticket: str, digest: str) -> None:
+        """Into the cache."""
+        incoming = await asyncio.to_thread(self._cache.begin, digest, None)
         try:
-            offset = AHEAD * PIECE_BYTES
-            while True:
-                data = await waiting.pop(0)
-                await asyncio.to_thread(incoming.write, data)
-                if len(data) < PIECE_BYTES:
-                    break
-                waiting.append(self._start_piece(ticket, space, digest, offset))
-                offset += PIECE_BYTES
+            async with contextlib.aclosing(self._pieces_of(ticket, "", digest)) as pieces:
+                async for data in pieces:
+                    await asyncio.to_thread(incoming.write, data)
             await asyncio.to_thread(incoming.finish)
         except Mismatch as fault:
             raise Refused(CONFLICT, f"file {digest} came otherwise than it was: {fault}") from None
         finally:
             incoming.abort()
+
+    async def _pieces_of(self, ticket: str, space: str, digest: str) -> AsyncGenerator[bytes]:
+        """Some are always under way; the last one is shorter than the others, or empty."""
+        waiting = [self._start_piece(ticket, space, digest, number * PIECE_BYTES) for number in range(AHEAD)]
+        try:
+            offset = AHEAD * PIECE_BYTES
+            while True:
+                data = await waiting.pop(0)
+                yield data
+                if len(data) < PIECE_BYTES:
+                    break
+                waiting.append(self._start_piece(ticket, space, digest, offset))
+                offset += PIECE_BYTES
+        finally:
             for each in waiting:
                 each.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
