@@ -137,6 +137,7 @@ class Home:
         files = self._files(where, ticket)
         key = (where, ticket, digest)
         if digest in files:
+            self._give_up(key)  # another job has brought the same
             return size
         if offset == 0:
             self._begin(key, files, size)

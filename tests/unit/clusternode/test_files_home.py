@@ -113,6 +113,14 @@ class TestResults:
         assert bench.home.files.size(digest_of(content)) == len(content)
         assert bench.unfinished() == []
 
+    async def test_what_another_job_has_brought_meanwhile_is_not_kept_half(self, bench: Bench) -> None:
+        await bench.put(CONTENT, until=PIECE_BYTES)
+        await bench.put(CONTENT, ticket=KEEPS)
+        second = CONTENT[PIECE_BYTES : 2 * PIECE_BYTES]
+        asked = (RESULTS, LEAVES, digest_of(CONTENT), len(CONTENT), PIECE_BYTES, second)
+        assert await bench.ask("put", *asked) == len(CONTENT)
+        assert bench.unfinished() == []
+
     async def test_without_a_name_of_its_own_it_is_kept_by_the_ticket(self, bench: Bench) -> None:
         await bench.put(b"x", ticket=KEEPS)
         await bench.keep(KEEPS, ("stdout", b"x"))
