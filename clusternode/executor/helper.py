@@ -38,6 +38,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from clusternode.executor.cpus import Claim
@@ -172,6 +173,18 @@ class Output:
         return b"".join(self._kept)
 
 
+def watch_outputs(control: Control, key: tuple[str, int], stdout: Output, stderr: Output) -> None:
+    """What is written goes to the node at once, too."""
+    for number, stream in ((1, stdout), (2, stderr)):
+        stream.watch(partial(control.send, "output", key, number))
+
+
+def signal_group(leader: int, number: int) -> None:
+    """The leader is not yet waited for, so its number, which is the group's, cannot be another's."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, number)
+
+
 class Job:
     """One command from its start until nothing of it is left."""
 
@@ -229,9 +242,7 @@ class Job:
         return pid
 
     def watch_output(self, control: Control) -> None:
-        """What it writes goes to the node at once, too."""
-        for number, stream in ((1, self.stdout), (2, self.stderr)):
-            stream.watch(lambda at, data, number=number: control.send("output", self.key, number, at, data))  # type: ignore[misc]
+        watch_outputs(control, self.key, self.stdout, self.stderr)
 
     def unwatch_output(self) -> None:
         self.stdout.tell = self.stderr.tell = None
@@ -245,9 +256,7 @@ class Job:
             self.signal(signal.SIGCONT)
 
     def signal(self, number: int) -> None:
-        # The leader is not yet waited for, so its number, which is the group's, cannot be another's.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, number)
+        signal_group(self.pid, number)
 
     def timeout(self) -> float | None:
         """Milliseconds until `on_time` wants to be called, None for never."""

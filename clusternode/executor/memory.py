@@ -139,13 +139,13 @@ def descendants() -> list[Process]:
     waiting = [os.getpid()]
     while waiting:
         parent = waiting.pop()
-        for pid in _children(parent):
+        for pid in children(parent):
             found.append(Process(pid, parent))
             waiting.append(pid)
     return found
 
 
-def _children(pid: int) -> Iterator[int]:
+def children(pid: int) -> Iterator[int]:
     """Of all its threads."""
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):

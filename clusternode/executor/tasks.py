@@ -13,7 +13,7 @@ from typing import Any
 
 from clusternode.core.events import FromHelpers, Progressed, SpawnTask, TasksKnown
 from clusternode.executor.pool import Helper, Pool, program
-from clusternode.executor.supervisor import SetUp
+from clusternode.executor.worker import SetUp
 from protocol.tasks import unpack_signature
 
 log = logging.getLogger("clusternode")

@@ -11,13 +11,20 @@ from typing import Any
 
 import pytest
 
-from clusternode.executor import memory
-from clusternode.executor import supervisor as module
+from clusternode.executor import memory, supervisor, worker
 from clusternode.executor.memory import OomKills, oom_kills
-from clusternode.executor.supervisor import SetUp, Supervisor
+from clusternode.executor.supervisor import Supervisor
+from clusternode.executor.worker import SetUp
 
 
-def test_it_imports_only_what_a_start_without_packages_has() -> None:
+@pytest.mark.parametrize(
+    ("module", "beside"),
+    [
+        (supervisor, ("helper", "memory", "surroundings", "worker")),
+        (worker, ("helper", "memory", "surroundings")),
+    ],
+)
+def test_it_imports_only_what_a_start_without_packages_has(module: Any, beside: tuple[str, ...]) -> None:
     """As the helper, but for the helper itself."""
     names = [
         alias.name if isinstance(node, ast.Import) else node.module
@@ -26,7 +33,7 @@ def test_it_imports_only_what_a_start_without_packages_has() -> None:
         for alias in node.names
     ]
     others = {name for name in names if name and name.partition(".")[0] not in sys.stdlib_module_names}
-    assert others == {f"clusternode.executor.{name}" for name in ("helper", "memory", "surroundings")}
+    assert others == {f"clusternode.executor.{name}" for name in beside}
 
 
 @pytest.mark.parametrize(
