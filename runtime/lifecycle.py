@@ -12,13 +12,14 @@ import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import uvloop
 
 from protocol.limits import MIB
 from runtime.errors import Damaged, InternalFault, StartError, StorageError, one_line
 
+T = TypeVar("T")
 #: Connections that the kernel holds for us before we accept them.
 BACKLOG = 1024
 #: Open files as the user who started us has them limited; jobs are given this back.
@@ -147,6 +148,16 @@ async def listen(
         raise StartError(
             f"cannot listen on {host}:{port}: {reason.lower()}; {flag} gives another port"
         ) from None
+
+
+async def in_thread(work: Callable[..., T], *args: Any) -> T:
+    """As asyncio.to_thread; but who is cancelled goes on when the thread is through, which nothing stops."""
+    thread = asyncio.ensure_future(asyncio.to_thread(work, *args))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.gather(thread, return_exceptions=True)
+        raise
 
 
 class Background:

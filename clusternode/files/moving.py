@@ -17,6 +17,7 @@ from protocol.errors import ProtocolError
 from protocol.job import ResultFile, unpack_files
 from protocol.limits import PIECE_BYTES
 from protocol.relay import AWAY, NO_ROOM
+from runtime.lifecycle import in_thread
 
 #: Seconds until an origin that is away is asked again: doubled from the first to the last.
 AGAIN_FIRST, AGAIN_LAST = 0.1, 3.0
@@ -61,7 +62,7 @@ class Mover:
         while True:
             files = await self._fetch(ticket, digest)
             try:
-                return await asyncio.to_thread(files.copy, digest, target)
+                return await in_thread(files.copy, digest, target)
             except FileNotFoundError:
                 if digest in files:
                     raise

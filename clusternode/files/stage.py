@@ -28,6 +28,7 @@ from clusternode.files.tree import BadTree, Found, copied, find, hashed
 from clusternode.relay import Refused
 from protocol.job import NO_EXTRAS, Extras, ResultFile
 from protocol.relay import NOT_FOUND
+from runtime.lifecycle import in_thread
 
 log = logging.getLogger("clusternode")
 
@@ -124,7 +125,7 @@ class Stager:
     async def _prepare(self, job: Spawn | SpawnTask, stage: Stage) -> None:
         key, extras = (job.ticket, job.attempt), stage.extras
         try:
-            await asyncio.to_thread(_make, stage)
+            await in_thread(_make, stage)
             for path, digest in extras.files:
                 await self._mover.copy(job.ticket, digest, stage.work / path)
             if extras.checkpoint and job.attempt > 1:
@@ -214,7 +215,7 @@ class Stager:
     def _clear(self, key: Key) -> None:
         stage = self._stages.pop(key, None)
         if stage is not None:
-            self._start(asyncio.to_thread(remove_tree, str(stage.root)))
+            self._start(_remove(stage))
 
     # --- while it runs ---------------------------------------------------------------------------
 
@@ -248,7 +249,7 @@ class Stager:
                     seen = await asyncio.to_thread(_signature, found)
                     if only_changed and seen == stage.taken:
                         return 0, 0
-                    found = await asyncio.to_thread(copied, found, copy)
+                    found = await in_thread(copied, found, copy)
                     files = await asyncio.to_thread(hashed, found)
                     await self._mover.bring(CHECKPOINT, ticket, attempt, files, found)
                     stage.taken = seen
@@ -263,6 +264,13 @@ class Stager:
                 finally:
                     await asyncio.to_thread(remove_tree, str(copy))
         raise AssertionError
+
+
+async def _remove(stage: Stage) -> None:
+    # Threads of what was cancelled may still make files in it.
+    writers = [task for task in (stage.preparing, stage.periodic) if task is not None]
+    await asyncio.gather(*writers, return_exceptions=True)
+    await asyncio.to_thread(remove_tree, str(stage.root))
 
 
 def _with_scripts() -> str:
