@@ -6,13 +6,14 @@ tickets of one run are answered in the next.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from evenly.local import ClusterError, LocalCluster, end_by_signals
+from evenly.local import ClusterError, LocalCluster, Program, end_by_signals
 from runtime.settings import Setting, integer, parse, text
 
 PROGRAM = "evenly.up"
@@ -33,7 +34,11 @@ SETTINGS = [
 ]
 
 
-def print_commands(cluster: LocalCluster) -> None:
+def print_ready(cluster: LocalCluster, as_json: bool) -> None:
+    if as_json:
+        balancer, *nodes = map(_as_json, (cluster.balancer, *cluster.nodes))
+        _emit({"event": "ready", "balancer": balancer, "nodes": nodes, "data": str(cluster.directory)})
+        return
     print(f"Evenly is up: a balancer on port {cluster.balancer.port}, clients go to any node:")
     for node in cluster.nodes:
         print(f"  nc 127.0.0.1 {node.port}    # {node.name}, process {node.pid}")
@@ -42,7 +47,24 @@ def print_commands(cluster: LocalCluster) -> None:
     print(f"Data and logs are in {cluster.directory}. Ctrl-C ends it; the tickets stay.", flush=True)
 
 
-def watch(cluster: LocalCluster) -> None:
+def print_restarted(program: Program, code: int, as_json: bool) -> None:
+    """`code`: how it ended, -N after signal N."""
+    if as_json:
+        _emit({"event": "restarted", **_as_json(program), "exit_code": code})
+        return
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    print(f"{program.name} {how}; it runs again as process {program.pid}", flush=True)
+
+
+def _as_json(program: Program) -> dict[str, object]:
+    return {"name": program.name, "address": f"127.0.0.1:{program.port}", "pid": program.pid}
+
+
+def _emit(event: dict[str, object]) -> None:
+    print(json.dumps(event), flush=True)
+
+
+def watch(cluster: LocalCluster, as_json: bool) -> None:
     """Starts again what died. Raises ClusterError if that does not help."""
     deaths: list[float] = []
     while True:
@@ -54,9 +76,8 @@ def watch(cluster: LocalCluster) -> None:
             if len(deaths) > DEATHS:
                 program.fail("died too often")
             code = program.exit_code or 0
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             cluster.start(program.name)
-            print(f"{program.name} {how}; it runs again as process {program.pid}", flush=True)
+            print_restarted(program, code, as_json)
         time.sleep(LOOK_PERIOD)
 
 
@@ -68,14 +89,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return keep_up(values["NODES"], values["SLOTS"], Path(values["DATA_DIR"]))
 
 
-def keep_up(nodes: int, slots: int | None, directory: Path, program: str = PROGRAM) -> int:
+def keep_up(
+    nodes: int, slots: int | None, directory: Path, program: str = PROGRAM, as_json: bool = False
+) -> int:
     """The cluster until a signal ends it; returns the exit code. `program`: who says what went wrong."""
     ports = [BALANCER_PORT, *range(FIRST_CLIENT_PORT, FIRST_CLIENT_PORT + nodes)]
     end_by_signals()
     try:
         with LocalCluster(nodes, slots=slots, directory=directory, ports=ports) as cluster:
-            print_commands(cluster)
-            watch(cluster)
+            print_ready(cluster, as_json)
+            watch(cluster, as_json)
     except KeyboardInterrupt:
         print(f"\n{program}: the cluster is stopped", file=sys.stderr)
         return 0

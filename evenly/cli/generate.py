@@ -19,6 +19,7 @@ from protocol.limits import SLEEP_LIMIT_MS
 @click.option("--distribution", type=click.Choice(list(DISTRIBUTIONS)), default="constant", show_default=True)
 @click.option("--seed", type=int, help="The same seed makes the same file.")
 @click.option("--format", type=click.Choice(FORMATS), default="sleeps", show_default=True)
+@click.option("--json", "format", flag_value="jsonl", help="JSON, an object a line: as --format jsonl.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="[default: stdout]")
 def generate(
     count: int, mean: float, distribution: str, seed: int | None, format: str, output: Path | None

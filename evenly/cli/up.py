@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from evenly.cli.common import json_option
 from evenly.up import DATA_DIR, NODES, NODES_MOST, SLOTS_MOST, keep_up
 
 
@@ -22,6 +23,10 @@ from evenly.up import DATA_DIR, NODES, NODES_MOST, SLOTS_MOST, keep_up
     show_default=True,
     help="Data and logs of all programs.",
 )
-def up(nodes: int, slots: int | None, data: Path) -> None:
-    """Starts a balancer and nodes, prints where they listen, and keeps them up until Ctrl-C. Tickets stay."""
-    sys.exit(keep_up(nodes, slots, data, "evenly"))
+@json_option
+def up(nodes: int, slots: int | None, data: Path, as_json: bool) -> None:
+    """Starts a balancer and nodes, prints where they listen, and keeps them up until Ctrl-C. Tickets stay.
+
+    With --json: an object when all is ready, and one for each program that was started again.
+    """
+    sys.exit(keep_up(nodes, slots, data, "evenly", as_json))

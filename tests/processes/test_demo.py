@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -225,6 +226,24 @@ def test_up_stays_until_ctrl_c_and_keeps_its_tickets(
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
+
+
+def test_up_in_json_tells_a_program_where_all_is(traces: Traces, tmp_path: Path) -> None:
+    directory = tmp_path / "up"
+    with started("evenly.cli", "up", "-n", "1", "--data", str(directory), "--json") as process:
+        ready = json.loads(process.stdout.readline())
+        assert (ready["event"], ready["data"]) == ("ready", str(directory))
+        assert ready["balancer"].keys() == {"name", "address", "pid"}
+        (node,) = ready["nodes"]
+        with Client(int(node["address"].rpartition(":")[2])) as client:
+            assert len(client.submit("0")[0]) == 16
+        os.kill(node["pid"], signal.SIGKILL)
+        again = json.loads(process.stdout.readline())
+        assert again == node | {"event": "restarted", "pid": again["pid"], "exit_code": -signal.SIGKILL}
+        assert again["pid"] != node["pid"]
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out) == (0, ""), err
 
 
 def test_up_refuses_a_bad_setting_in_one_line(traces: Traces) -> None:

@@ -459,9 +459,9 @@ def test_every_command_has_help_nodes_and_json(run: Run) -> None:
         assert command.name == name
         code, out, _ = run(name, "--help")
         assert code == 0
+        assert ("--json" in out) is (name != "completion")
         if name not in ("completion", "generate", "up"):  # these ask nothing of a node
-            assert "--json" in out
-            assert "--nodes" in out
+            assert "--server HOST:PORT" in out
     assert run()[0] == exits.USAGE
     assert run("--version")[1].startswith("evenly, version ")
 
@@ -515,3 +515,7 @@ def test_a_bar_is_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
             bar.add(4)
     line = "[###############...............] 5 of 10 jobs, 1 failed, 2.5/s, 2 s left"
     assert sys.stderr.getvalue() == f"\r\x1b[2K{line}\r\x1b[2K"  # type: ignore[attr-defined]
+
+
+def test_generate_writes_json_where_it_is_asked_for(run: Run) -> None:
+    assert run("generate", "2", "30", "--json") == (0, '{"sleep": 30}\n{"sleep": 30}\n', "")
