@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from evenly.cli import exits
+from evenly.cli.app import say
 from evenly.cli.common import (
     coloured,
     emit,
@@ -62,7 +63,7 @@ def result(tickets: tuple[str, ...], nodes: str | None, as_json: bool) -> None:
         for ticket in tickets:
             said = await client.result(ticket)
             if said is None:
-                click.echo(f"evenly: {ticket} has not ended yet", err=True)
+                say(f"{ticket} has not ended yet")
                 code = exits.NOT_YET
                 continue
             if not said.ok:
@@ -86,7 +87,7 @@ def show(said: Result) -> None:
     tell_end(said)
     if said.truncated:
         kept = f"{said.raw.get('stdout_bytes')} bytes on stdout, {said.raw.get('stderr_bytes')} on stderr"
-        click.echo(f"evenly: it wrote more than is kept: {kept}", err=True)
+        say(f"it wrote more than is kept: {kept}")
 
 
 @click.command()

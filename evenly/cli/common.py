@@ -11,7 +11,6 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
-from evenly.cli.app import say
 from evenly.client import AsyncClient, Result, Status
 
 T = TypeVar("T")
@@ -129,8 +128,3 @@ def where(status: Status) -> str:
     if raw.get("note"):
         text += f" ({raw['note']})"
     return text
-
-
-def complain(line: str) -> None:
-    """Something that went wrong, and does not end all."""
-    say(line)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from evenly.cli.app import say
 from evenly.cli.common import emit, json_option, nodes_option, printable, run, table
 from evenly.cli.progress import Bar
 from evenly.client import AsyncClient, File
@@ -35,7 +36,7 @@ def fetch(ticket: str, directory: Path | None, only_list: bool, nodes: str | Non
             else:
                 click.echo(str(path))
         if not files:
-            click.echo(f"evenly: {ticket.upper()} has left no files", err=True)
+            say(f"{ticket.upper()} has left no files")
 
     run(nodes, work)
 

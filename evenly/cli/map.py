@@ -8,13 +8,14 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 import click
 
 from evenly.cli import exits
-from evenly.cli.common import complain, emit, ending, json_option, nodes_option, printable, run, write
+from evenly.cli.app import say
+from evenly.cli.common import emit, ending, json_option, nodes_option, printable, run, write
 from evenly.cli.jobs import job_of, job_options
 from evenly.cli.progress import Bar
 from evenly.client import AsyncClient, EvenlyError, Job, Refused, Result
@@ -22,6 +23,7 @@ from evenly.client.aio import WINDOW
 from evenly.client.bridge import Inlet
 from evenly.client.feed import fed
 from evenly.client.template import compile_words
+from protocol.limits import LINE_LIMIT
 
 LIST = ":::"
 #: Bytes of the input at once, and pieces of it that are read ahead.
@@ -111,7 +113,7 @@ class Map:
                 await self._give_up(client, is_quiet=isinstance(error, BrokenPipeError))
             raise
         if self._bar.failed:
-            complain(f"{self._bar.failed} of {self._bar.done} jobs did not succeed")
+            say(f"{self._bar.failed} of {self._bar.done} jobs did not succeed")
         return exits.FAILED if self._bar.failed else exits.OK
 
     async def _jobs(self, client: AsyncClient) -> AsyncIterator[Job]:
@@ -132,15 +134,15 @@ class Map:
         if self._listed is not None:
             for item in self._listed:
                 yield item
-        elif self._file is not None:
-            with open(self._file, "rb") as file:  # noqa: ASYNC230 (a file on disk is there)
-                for data in _pieces(iter(lambda: file.read(PIECE), b""), self._separator):
-                    yield data
-        else:
-            if sys.stdin.isatty():
-                complain("items are read from the terminal, one a line; Ctrl-D ends them")
-            async for item in _lines_of_stdin(self._separator):
+            return
+        if self._file is None and sys.stdin.isatty():
+            say("items are read from the terminal, one a line; Ctrl-D ends them")
+        cutter = Cutter(self._separator)
+        async for data in _stdin() if self._file is None else _file(self._file):
+            for item in cutter.cut(data):
                 yield item
+        for item in cutter.cut(b""):
+            yield item
 
     # --- what is shown ---------------------------------------------------------------------------
 
@@ -153,7 +155,7 @@ class Map:
             write(result.stdout, sys.stdout)
             write(result.stderr, sys.stderr)
             if result.truncated:
-                complain(f"{_shown(item)}: more output than is kept ({result.ticket})")
+                say(f"{_shown(item)}: more output than is kept ({result.ticket})")
         if not result.ok:
             self._fail(f"{_shown(item)}: {ending(result)} ({result.ticket})")
         self._bar.add()
@@ -171,7 +173,7 @@ class Map:
     def _fail(self, line: str) -> None:
         self._bar.failed += 1
         self._bar.clear()
-        complain(line)
+        say(line)
 
     async def _give_up(self, client: AsyncClient, is_quiet: bool) -> None:
         """What was submitted and has not ended is cancelled."""
@@ -187,7 +189,7 @@ class Map:
             said = await asyncio.gather(*asked, return_exceptions=True)
             count += sum(each in ("done", "requested") for each in said)
         if count and not is_quiet:
-            complain(f"{count} jobs are cancelled")
+            say(f"{count} jobs are cancelled")
 
 
 def _shown(item: str) -> str:
@@ -198,21 +200,36 @@ def _shown(item: str) -> str:
 # --- items -------------------------------------------------------------------------------------------
 
 
-def _pieces(chunks: Iterator[bytes], separator: bytes) -> Iterator[str]:
-    """Bytes as they come, cut into items; an empty one is none."""
-    rest = b""
-    for data in chunks:
-        *items, rest = (rest + data).split(separator)
-        yield from (_text(item) for item in items if item.strip())
-    if rest.strip():
-        yield _text(rest)
+class Cutter:
+    """Cuts bytes, as they come, into items; an empty one is none."""
+
+    def __init__(self, separator: bytes) -> None:
+        self._separator = separator
+        self._rest = b""
+
+    def cut(self, data: bytes) -> list[str]:
+        """The items that `data` completes; its end, b"", completes the last one."""
+        items = (self._rest + (data or self._separator)).split(self._separator)
+        self._rest = items.pop()
+        if len(self._rest) > LINE_LIMIT:
+            raise click.ClickException(
+                f"an item is longer than the {LINE_LIMIT} bytes of a line that a node takes; it begins with"
+                f" {_shown(_text(self._rest[: 2 * SHOWN]))!r}"
+            )
+        return [_text(item) for item in items if item.strip()]
 
 
 def _text(item: bytes) -> str:
     return item.removesuffix(b"\r").decode("utf-8", "surrogateescape")
 
 
-async def _lines_of_stdin(separator: bytes) -> AsyncIterator[str]:
+async def _file(path: str) -> AsyncIterator[bytes]:
+    with open(path, "rb") as file:  # noqa: ASYNC230 (a file on disk is there)
+        while data := file.read(PIECE):
+            yield data
+
+
+async def _stdin() -> AsyncIterator[bytes]:
     """Read by a thread that nobody waits for at the end: it may hang in a terminal or a pipe for ever."""
     chunks: Inlet[bytes] = Inlet(asyncio.get_running_loop())
     room = threading.Semaphore(PIECES)
@@ -224,12 +241,6 @@ async def _lines_of_stdin(separator: bytes) -> AsyncIterator[str]:
             chunks.end()
 
     threading.Thread(target=read, daemon=True).start()
-    rest = b""
     async for data in chunks:
         room.release()
-        *items, rest = (rest + data).split(separator)
-        for item in items:
-            if item.strip():
-                yield _text(item)
-    if rest.strip():
-        yield _text(rest)
+        yield data

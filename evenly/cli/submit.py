@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from evenly.cli import exits
+from evenly.cli.app import say
 from evenly.cli.common import emit, ending, json_option, nodes_option, run, write
 from evenly.cli.jobs import job_of, job_options
 from evenly.client import AsyncClient, Job, Result
@@ -83,7 +84,7 @@ async def _submit(client: AsyncClient, given: dict[str, Any], wait: bool, as_jso
 async def give_up(client: AsyncClient, job: Job, is_quiet: bool) -> None:
     await client.cancel(job)
     if not is_quiet:
-        click.echo(f"evenly: {job.ticket} is cancelled", err=True)
+        say(f"{job.ticket} is cancelled")
 
 
 async def follow(client: AsyncClient, job: Job | str) -> None:
@@ -96,7 +97,7 @@ async def follow(client: AsyncClient, job: Job | str) -> None:
         read[key] = chunk.at + len(chunk.data)
         write(chunk.data, sys.stdout if chunk.stream == "stdout" else sys.stderr)
     if lost:
-        click.echo(f"evenly: {lost} bytes of it came too fast to be followed; result shows more", err=True)
+        say(f"{lost} bytes of it came too fast to be followed; result shows more")
 
 
 def tell_end(result: Result) -> None:
@@ -107,7 +108,7 @@ def tell_end(result: Result) -> None:
     was_killed = "run" in (result.raw.get("job") or {}) and (result.exit_code or 0) > 128
     is_said = result.ok or (result.exit_code is not None and not (was_killed and result.reason))
     if not is_said or result.outcome not in ("succeeded", "failed"):
-        click.echo(f"evenly: {result.ticket} {ending(result)}", err=True)
+        say(f"{result.ticket} {ending(result)}")
 
 
 def code_of(result: Result) -> int:

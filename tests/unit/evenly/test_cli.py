@@ -226,6 +226,17 @@ def test_map_over_nul_a_file_and_a_list(
     assert run("map", "x", ":::") == (0, "", "")
 
 
+def test_map_does_not_gather_an_item_without_an_end(node: FakeNode, run: Run, tmp_path: Path) -> None:
+    items = tmp_path / "items"
+    items.write_bytes(b"a\n" + b"x" * 1_000_000 + b"\nb\n")
+    code, out, err = run("map", "-a", str(items), "y")
+    assert (code, out) == (exits.USAGE, "did y a\n")
+    assert err == (
+        "evenly: an item is longer than the 65536 bytes of a line that a node takes; "
+        f"it begins with '{'x' * 59}…'\n"
+    )
+
+
 def test_map_reports_failures(node: FakeNode, run: Run) -> None:
     code, out, err = run("map", "{}", ":::", "true", "false", "refuse", "true 2")
     assert (code, out) == (1, "did true\ndid false\ndid 'true 2'\n")
