@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 from clusternode.files.home import Home
 from clusternode.files.stage import Stager
@@ -13,6 +15,7 @@ from clusternode.listing import unreadable, view_of
 from clusternode.relay import Refused
 from clusternode.store.sqlite import SqliteStore, TicketRow
 from clusternode.uploads import Uploading
+from protocol.arrays import size_of
 from protocol.dialogue import Fetch, Has, Partial, Tail, TakeCheckpoint, Upload
 from protocol.errors import ProtocolError
 from protocol.file_replies import (
@@ -25,7 +28,7 @@ from protocol.file_replies import (
     file_head,
 )
 from protocol.job import Command, Report, ResultFile, Task
-from protocol.limits import PIECE_BYTES
+from protocol.limits import ARRAY_LIMIT, PIECE_BYTES
 from protocol.replies import (
     Failure,
     JobView,
@@ -36,6 +39,32 @@ from protocol.replies import (
     render_text,
     status_fields,
 )
+
+#: Files of all jobs of an array, in one list.
+ARRAY_FILES_LIMIT = 10_000
+#: Of one of its jobs; as ARRAY_LIMIT, of at most so many digits.
+NUMBER = re.compile(rf"[0-9]{{1,{len(str(ARRAY_LIMIT))}}}", re.ASCII)
+
+
+class Finished(NamedTuple):
+    """A job or an array that has ended."""
+
+    seq: int
+    view: JobView
+
+    @property
+    def files(self) -> Sequence[ResultFile]:
+        return (self.view.report or Report()).files
+
+    @property
+    def size(self) -> int:
+        """Of how many jobs it is an array; 0 for a job."""
+        return size_of(self.view.spec)
+
+    def left(self, files: Sequence[ResultFile]) -> FilesOf:
+        spec = self.view.spec
+        result_dir = spec.extras.result_dir if isinstance(spec, Command | Task) else ""
+        return FilesOf(self.view.ticket, result_dir, files)
 
 
 class Desk:
@@ -67,11 +96,10 @@ class Desk:
                 return CheckpointTaken(*await self._stager.take_checkpoint(asked.ticket))
             except Refused as refused:
                 return Failure(f"No checkpoint was taken: {refused.reason}.")
-        view = await self._done(asked.ticket)
-        if not isinstance(view, JobView):
-            return view
-        report = view.report or Report()
-        return FilesOf(asked.ticket, _result_dir(view), report.files)
+        done = await self._done(asked.ticket)
+        if not isinstance(done, Finished):
+            return done
+        return await self._of_array(done) if done.size else done.left(done.files)
 
     async def in_turn(self, asked: Fetch | Has | Partial, as_json: bool) -> AsyncGenerator[bytes]:
         """The same, rendered: only when what was asked before has been answered, which may change it."""
@@ -94,13 +122,42 @@ class Desk:
         yield render_json(found) if as_json else render_text(found)
 
     async def _find(self, asked: Fetch) -> ResultFile | Reply:
-        view = await self._done(asked.ticket)
-        if not isinstance(view, JobView):
-            return view
-        for file in (view.report or Report()).files:
-            if file.path == asked.path:
-                return file
-        return Failure(f"{asked.ticket} left no file {asked.path!r}; fetch {asked.ticket} lists them.")
+        ticket, path = asked.ticket, asked.path
+        done = await self._done(ticket)
+        if isinstance(done, Finished) and done.size:
+            number, _, path = path.partition("/")
+            if not NUMBER.fullmatch(number) or int(number) >= done.size:
+                return _no_file(asked)
+            _, ((ticket, _),) = await self._store.array(done.seq, done.size, int(number), 1)
+            done = await self._done(ticket)
+        if not isinstance(done, Finished):
+            return done
+        for file in done.files:
+            if file.path == path:
+                return file._replace(path=asked.path)
+        return _no_file(asked)
+
+    async def _of_array(self, array: Finished) -> FilesOf | Failure:
+        """Of its jobs, in order: each file's path begins with its job's number."""
+        found: list[ResultFile] = []
+        last, end = array.seq, array.seq + array.size
+        while last < end and (rows := await self._store.page(last)):
+            for row in rows:
+                last = row.seq
+                if last > end:
+                    break
+                try:
+                    files = Finished(row.seq, view_of(row)).files
+                except ProtocolError as error:
+                    return Failure(unreadable(row, error))
+                number = last - array.seq - 1
+                found += [file._replace(path=f"{number}/{file.path}") for file in files]
+            if len(found) > ARRAY_FILES_LIMIT:
+                return Failure(
+                    f"The jobs of {array.view.ticket} left more than {ARRAY_FILES_LIMIT} files: fetch them by"
+                    " their own tickets, which result lists in JSON."
+                )
+        return array.left(found)
 
     async def _piece(self, file: ResultFile, offset: int) -> bytes:
         """Raises OSError also where the file is shorter than it was."""
@@ -139,7 +196,7 @@ class Desk:
         self._start(uploading.write())
         return uploading
 
-    async def _done(self, ticket: str) -> JobView | Reply:
+    async def _done(self, ticket: str) -> Finished | Reply:
         """The job that left files, or what is to be said in its place."""
         row: TicketRow | None
         (row,) = await self._store.tickets([ticket])
@@ -148,10 +205,10 @@ class Desk:
         if row.ended is None:
             return Failure(f"{ticket} is not done yet: its files are there when it is.")
         try:
-            return view_of(row)
+            return Finished(row.seq, view_of(row))
         except ProtocolError as error:
             return Failure(unreadable(row, error))
 
 
-def _result_dir(view: JobView) -> str:
-    return view.spec.extras.result_dir if isinstance(view.spec, Command | Task) else ""
+def _no_file(asked: Fetch) -> Failure:
+    return Failure(f"{asked.ticket} left no file {asked.path!r}; fetch {asked.ticket} lists them.")

@@ -11,6 +11,7 @@ from protocol.fields import is_digest, is_inside, is_name
 from protocol.job import JobSpec, Sleep, is_ticket
 from protocol.limits import (
     ARRAY_LIMIT,
+    ARRAY_PATH_LIMIT,
     LINE_LIMIT,
     SLEEP_LIMIT_MS,
     TICKET_LENGTH,
@@ -373,7 +374,7 @@ def _fetch(rest: str) -> Request:
     path = path.strip()
     if not path or not is_ticket(ticket.upper()):
         return _fetch_all(rest)
-    if not is_inside(path):
+    if not is_inside(path, ARRAY_PATH_LIMIT):
         return Invalid(
             f"fetch takes the path of a result file, as fetch <ticket> lists it, not {path[:80]!r}."
         )

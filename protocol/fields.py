@@ -59,15 +59,16 @@ def is_name(value: str) -> bool:
     return 0 < len(value) <= NAME_LIMIT and value.isprintable() and " " not in value
 
 
-def is_inside(path: object) -> bool:
-    """Whether `path` names something below a directory: relative, no `.` or `..` in it, printable.
+def is_inside(path: object, most: int = PATH_LIMIT) -> bool:
+    """Whether `path` names something below a directory: relative, no `.` or `..` in it, printable,
+    of at most so many bytes.
 
     No space at an end either, where a line could not tell it.
     """
     return (
         isinstance(path, str)
         and path.isprintable()
-        and 0 < len(path.encode()) <= PATH_LIMIT
+        and 0 < len(path.encode()) <= most
         and path == path.strip()
         and all(part not in ("", ".", "..") for part in path.split("/"))
     )

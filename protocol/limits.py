@@ -86,6 +86,8 @@ MEMORY_LIMIT = 2**50
 #: Files that come with one job, and bytes of a path in its directories: what any file system takes as a name.
 FILES_LIMIT = 100
 PATH_LIMIT = 255
+#: The same where it is of a job of an array, behind its number.
+ARRAY_PATH_LIMIT = PATH_LIMIT + len(f"{ARRAY_LIMIT}/")
 #: An uploaded file at most: what a disk holds some of.
 UPLOAD_LIMIT = 16 * GIB
 #: Files that one job may leave in its result directory, or have as a checkpoint: as many as a report and a

@@ -20,7 +20,8 @@ from evenly.client import AsyncClient, File
 @json_option
 def fetch(ticket: str, directory: Path | None, only_list: bool, nodes: str | None, as_json: bool) -> None:
     """Writes the files that a job left (--result-dir, --keep-output) into DIRECTORY, by default one named
-    TICKET, and prints where they are. Each is whole and checked, or not there."""
+    TICKET, and prints where they are. Each is whole and checked, or not there. Of an array: those of all its
+    jobs, each in a directory that is named by its number."""
     place = directory or Path(ticket.upper())
 
     async def work(client: AsyncClient) -> None:

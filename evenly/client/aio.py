@@ -333,7 +333,7 @@ class AsyncClient:
             yield chunk
 
     async def files(self, job: Job | str) -> tuple[File, ...]:
-        """What it left, for `fetch`."""
+        """What it left, for `fetch`; of an array what all its jobs left, as `7/path`."""
         return files_of(await self._ask(job, "fetch", object_of))
 
     async def fetch(

@@ -197,6 +197,28 @@ class TestResults:
             assert client.fetch(ticket, "y") == content
             assert client.ask(f"fetch {ticket} z") == f"{ticket} left no file 'z'; fetch {ticket} lists them."
 
+    def test_an_array_has_those_of_its_jobs_behind_their_numbers(self, client: Client) -> None:
+        line = LEAVE + 'if [ $EVENLY_ARRAY_INDEX != 1 ]; then mkdir a; echo $EVENLY_ARRAY_INDEX > "a/b c"; fi'
+        result = run(client, line, result_dir="numbered", array=12)
+        ticket = result["ticket"]
+        assert result["outcome"] == "succeeded"
+        assert client.ask_json(f"fetch {ticket}")["result_dir"] == "numbered"
+        others = [0, *range(2, 12)]
+        expected = {f"{number}/a/b c": f"{number}\n".encode() for number in others}
+        found = files_of(client, ticket)
+        assert (found, list(found)) == (expected, list(expected))
+        alone = result["jobs"][5]["ticket"]
+        assert files_of(client, alone) == {"a/b c": b"5\n"}
+        for path in ("1/a/b c", "12/a/b c", "0", "a/b c", "99999999999999999999/x", "-1/a", "²/a/b c"):
+            said = client.ask_json(f"fetch {ticket} {path}")["error"]
+            assert said == f"{ticket} left no file {path!r}; fetch {ticket} lists them."
+
+    def test_of_an_array_that_goes_on_there_is_no_list_yet(self, client: Client) -> None:
+        (ticket,) = client.submit(json.dumps({"run": LEAVE + "touch x; sleep 600", "array": 2}))
+        said = client.ask_json(f"fetch {ticket}")["error"]
+        assert said == f"{ticket} is not done yet: its files are there when it is."
+        client.ask_json(f"cancel {ticket}")
+
     def test_one_that_fails_or_is_timed_out_leaves_its_files_too(self, client: Client) -> None:
         failed = run(client, LEAVE + "echo x > log; exit 3", result_dir="f")
         assert (failed["outcome"], failed["exit_code"], len(failed["files"])) == ("failed", 3, 1)
@@ -288,7 +310,7 @@ class TestResults:
             name = f"{number}\n".encode()
             assert files_of(client, job["ticket"]) == {str(number): name, "same": name}
         assert (directory / "same").read_text().strip() in map(str, range(20))
-        assert client.ask_json(f"fetch {result['ticket']}")["files"] == []
+        assert len(client.ask_json(f"fetch {result['ticket']}")["files"]) == 40
 
     def test_a_file_that_is_wanted_before_the_end_is_not_there_yet(self, client: Client) -> None:
         (ticket,) = client.submit(json.dumps({"run": "sleep 600", "result_dir": "late"}))

@@ -17,6 +17,7 @@ from clusternode.files.home import Home
 from clusternode.files.stage import Stager
 from clusternode.following import Follower, Written
 from clusternode.store.sqlite import SqliteStore
+from protocol.arrays import jobs_of
 from protocol.job import Command, Ended, Extras, Report, ResultFile
 from protocol.limits import PIECE_BYTES
 from protocol.replies import Failure
@@ -80,8 +81,14 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     store = await SqliteStore.open(tmp_path)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, store: SqliteStore) -> AsyncIterator[Bench]:
     made = Bench(tmp_path, store)
     files = (made.keep(SMALL, "a/small one"), made.keep(LARGE, "large"), made.keep(b"", "none"))
     spec = Command("x", extras=Extras(result_dir="r"))
@@ -90,7 +97,6 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     yield made
     assert made.failures == []
     await made.background.end()
-    await store.close()
 
 
 def digest(content: bytes) -> str:
@@ -139,6 +145,35 @@ async def test_what_is_not_there_gets_one_line(bench: Bench, line: str, said: st
     assert (await bench.type(line)).decode() == said + "\n"
     value = json.loads((await bench.type("json\n" + line)).splitlines()[1])
     assert value.keys() <= {"error", "ticket", "has", "here"}
+
+
+async def test_an_array_that_left_too_many_names_its_jobs_as_the_way(
+    bench: Bench, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = Command("x", extras=Extras(array=3))
+    array, *jobs = ("A" * 16, "B" * 16, "C" * 16, "D" * 16)
+    _, bodies = jobs_of(spec, array)
+    await store.commit(
+        [Submitted(3, array, 5.0, spec.pack())]
+        + [Submitted(4 + at, job, 5.0, body) for at, (job, body) in enumerate(zip(jobs, bodies, strict=True))]
+    )
+    files = (ResultFile("x", 1, "0" * 64), ResultFile("y", 1, "0" * 64))
+    report = Report("n", files=files).pack()
+    ended = [Done(4 + at, Ended(job, 1, "succeeded", report)) for at, job in enumerate(jobs)]
+    await store.commit([*ended, Done(3, Ended(array, 0, "succeeded", Report().pack()))])
+    # The next ticket of the node is none of the array.
+    await store.commit(
+        [Submitted(7, "E" * 16, 5.0, spec.pack()), Done(7, Ended("E" * 16, 1, "succeeded", report))]
+    )
+    monkeypatch.setattr("clusternode.desk.ARRAY_FILES_LIMIT", 6)
+    said = (await bench.type(f"fetch {array}")).decode().splitlines()
+    assert said[0] == "Files: 6, 6 bytes"
+    assert said[-2] == f"1 {'0' * 64} 2/y"
+    monkeypatch.setattr("clusternode.desk.ARRAY_FILES_LIMIT", 5)
+    assert (await bench.type(f"fetch {array}")).decode() == (
+        f"The jobs of {array} left more than 5 files: fetch them by their own tickets, which result lists in"
+        " JSON.\n"
+    )
 
 
 async def test_a_file_that_is_gone_is_said_to_be(bench: Bench) -> None:
