@@ -24,7 +24,7 @@ from evenly.cli.common import (
     where,
     write,
 )
-from evenly.cli.submit import follow, tell_end
+from evenly.cli.submit import follow, follow_array, tell_end
 from evenly.client import AsyncClient, Result
 
 
@@ -121,9 +121,12 @@ def wait(tickets: tuple[str, ...], timeout: float | None, nodes: str | None, as_
 @nodes_option
 @json_option
 def tail(ticket: str, nodes: str | None, as_json: bool) -> None:
-    """Writes the output of a job as it comes, from its start to its end. Exits with 0 if it has succeeded."""
+    """Writes the output of a job as it comes, from its start to its end; of an array, that of one job after
+    the other, each when it has ended. Exits with 0 if it has succeeded."""
 
     async def work(client: AsyncClient) -> int:
+        if (await client.status(ticket)).raw.get("array"):
+            return await follow_array(client, ticket, as_json)
         if as_json:
             async for chunk in client.tail(ticket):
                 text = chunk.data.decode("utf-8", "replace")

@@ -11,6 +11,7 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
+from evenly.cli.app import say
 from evenly.client import AsyncClient, Result, Status
 
 T = TypeVar("T")
@@ -107,6 +108,19 @@ def ending(result: Result) -> str:
         text += f", in {max(0.0, result.finished_at - result.started_at):.3f} s on {result.node}"
     word, comma, rest = text.partition(",")
     return coloured(word) + comma + printable(rest)
+
+
+def show_one_of_many(name: str, result: Result, as_json: Mapping[str, Any] | None = None) -> None:
+    """What it wrote, or in JSON all of it; on stderr, under that name, how it ended unless it succeeded."""
+    if as_json is not None:
+        emit({**as_json, **result.raw})
+    else:
+        write(result.stdout, sys.stdout)
+        write(result.stderr, sys.stderr)
+        if result.truncated:
+            say(f"{name}: more output than is kept ({result.ticket})")
+    if not result.ok:
+        say(f"{name}: {ending(result)} ({result.ticket})")
 
 
 def where(status: Status) -> str:

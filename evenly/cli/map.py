@@ -15,7 +15,7 @@ import click
 
 from evenly.cli import exits
 from evenly.cli.app import say
-from evenly.cli.common import emit, ending, json_option, nodes_option, printable, run, write
+from evenly.cli.common import emit, json_option, nodes_option, printable, run, show_one_of_many
 from evenly.cli.jobs import job_of, job_options
 from evenly.cli.progress import Bar
 from evenly.client import AsyncClient, EvenlyError, Job, Refused, Result
@@ -147,33 +147,22 @@ class Map:
     # --- what is shown ---------------------------------------------------------------------------
 
     def _show(self, item: str, result: Result) -> None:
-        if self._as_json:
+        if self._as_json or result.stdout or result.stderr or result.truncated or not result.ok:
             self._bar.clear()
-            emit({"item": item, **result.raw})
-        elif result.stdout or result.stderr or result.truncated:
-            self._bar.clear()
-            write(result.stdout, sys.stdout)
-            write(result.stderr, sys.stderr)
-            if result.truncated:
-                say(f"{_shown(item)}: more output than is kept ({result.ticket})")
-        if not result.ok:
-            self._fail(f"{_shown(item)}: {ending(result)} ({result.ticket})")
+            show_one_of_many(_shown(item), result, {"item": item} if self._as_json else None)
+        self._bar.failed += not result.ok
         self._bar.add()
 
     def _show_refused(self) -> None:
         """Those before the next one that was submitted."""
         while self._sent and (refused := self._sent[0].refused):
             item = self._sent.popleft().item
+            self._bar.clear()
+            self._bar.failed += 1
             if self._as_json:
-                self._bar.clear()
                 emit({"item": item, "error": str(refused)})
-            self._fail(f"{_shown(item)}: {refused}")
+            say(f"{_shown(item)}: {refused}")
             self._bar.add()
-
-    def _fail(self, line: str) -> None:
-        self._bar.failed += 1
-        self._bar.clear()
-        say(line)
 
     async def _give_up(self, client: AsyncClient, is_quiet: bool) -> None:
         """What was submitted and has not ended is cancelled."""

@@ -11,8 +11,9 @@ import click
 
 from evenly.cli import exits
 from evenly.cli.app import say
-from evenly.cli.common import emit, ending, json_option, nodes_option, run, write
+from evenly.cli.common import emit, ending, json_option, nodes_option, run, show_one_of_many, write
 from evenly.cli.jobs import job_of, job_options
+from evenly.cli.progress import Bar
 from evenly.client import AsyncClient, Job, Result
 from evenly.client.lines import submission
 
@@ -30,7 +31,7 @@ def submit(
     """Submits CMD and prints its ticket. Several words are a command and its arguments, each as it is; a
     single one is a line for the shell, as in: evenly submit -- 'sort data | uniq -c'
 
-    With --wait, Ctrl-C cancels the job.
+    With --wait, Ctrl-C cancels the job. What the jobs of an --array write is shown one job after the other.
     """
     job = submission_of(words, task, job_of(options | {"task": task}, nodes))
     sys.exit(run(nodes, lambda client: _submit(client, job, wait, as_json)))
@@ -66,6 +67,8 @@ async def _submit(client: AsyncClient, given: dict[str, Any], wait: bool, as_jso
             click.echo(job.ticket)
         return exits.OK
     try:
+        if given.get("array"):
+            return await follow_array(client, job, as_json)
         if not as_json:
             await follow(client, job)
         result = await client.wait(job)
@@ -98,6 +101,20 @@ async def follow(client: AsyncClient, job: Job | str) -> None:
         write(chunk.data, sys.stdout if chunk.stream == "stdout" else sys.stderr)
     if lost:
         say(f"{lost} bytes of it came too fast to be followed; result shows more")
+
+
+async def follow_array(client: AsyncClient, array: Job | str, as_json: bool) -> int:
+    """What its jobs write, one after the other, each when it has ended. Returns the exit code."""
+    status = await client.status(array)
+    with Bar(status.raw["array"]["size"], "jobs") as bar:
+        async for result in client.results(client.jobs(array)):
+            bar.clear()
+            show_one_of_many(str(bar.done), result, {"index": bar.done} if as_json else None)
+            bar.failed += not result.ok
+            bar.add()
+    if bar.failed:
+        say(f"{bar.failed} of {bar.done} jobs did not succeed")
+    return exits.FAILED if bar.failed else exits.OK
 
 
 def tell_end(result: Result) -> None:

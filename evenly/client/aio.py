@@ -9,7 +9,7 @@ import itertools
 import os
 import secrets
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, Self, TypeAlias, TypeVar, Unpack, overload
 
@@ -204,18 +204,12 @@ class AsyncClient:
         if paths:
             item["file"] = paths
         line = line_of(item)
-        fault: EvenlyError | None = None
-        for node in [home] if home else self._in_turn():
+
+        def send(node: Address) -> Awaitable[Job]:
             lane = self.watcher(node).lane if home else self._lane_to(node)
-            try:
-                return await self._uploads.using(
-                    list(paths.values()),
-                    node,
-                    lambda lane=lane: lane.ask(line, job_of),  # type: ignore[misc]
-                )
-            except (NodesUnreachable, ConnectionLost) as error:
-                fault = error
-        raise NodesUnreachable(str(fault))
+            return self._uploads.using(list(paths.values()), node, lambda: lane.ask(line, job_of))
+
+        return await self._first([home] if home else self._in_turn(), send)
 
     async def upload(self, path: str | os.PathLike[str]) -> str:
         """Brings a file to the nodes, unless they have it, and gives its SHA-256 for `file={name: digest}`.
@@ -225,11 +219,19 @@ class AsyncClient:
             Refused: if there is no room.
         """
         digest = await self._uploads.digest(Path(path))
+
+        async def bring(node: Address) -> str:
+            await self._uploads.bring(digest, node)
+            return digest
+
+        return await self._first(self._in_turn(), bring)
+
+    async def _first(self, nodes: Iterable[Address], work: Callable[[Address], Awaitable[T]]) -> T:
+        """What the first of these nodes says that can be reached."""
         fault: EvenlyError | None = None
-        for node in self._in_turn():
+        for node in nodes:
             try:
-                await self._uploads.bring(digest, node)
-                return digest
+                return await work(node)
             except (NodesUnreachable, ConnectionLost) as error:
                 fault = error
         raise NodesUnreachable(str(fault))
@@ -320,6 +322,19 @@ class AsyncClient:
     async def status(self, job: Job | str) -> Status:
         """Where it is."""
         return await self._ask(job, "status", status_from)
+
+    async def jobs(self, array: Job | str) -> AsyncIterator[Job]:
+        """The jobs of an array, in the order of their numbers; what is none has itself alone."""
+        ticket, node = ticket_of(array), await self.home(array)
+        size = ((await self.status(array)).raw.get("array") or {}).get("size", 0)
+        if not size:
+            yield Job(ticket, node)
+        first = 0
+        while first < size:
+            page = (await self.watcher(node).lane.ask(f"result {ticket} {first}".encode(), object_of))["jobs"]
+            for job in page:
+                yield Job(job["ticket"], node)
+            first += len(page)
 
     async def cancel(self, job: Job | str) -> str:
         """`done`: nothing of it runs any more. `requested`: it is noted, and done once the cluster is whole.

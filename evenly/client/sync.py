@@ -144,6 +144,9 @@ class Client:
     def status(self, job: Job | str) -> Status:
         return self._do(self.asynchronous.status(job))
 
+    def jobs(self, array: Job | str) -> Iterator[Job]:
+        return drained(self.loop, self.asynchronous.jobs(array))
+
     def cancel(self, job: Job | str) -> str:
         return self._do(self.asynchronous.cancel(job))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 
@@ -9,6 +10,7 @@ import pytest
 
 from protocol.limits import ARRAY_PAGE
 from support import Client, Cluster, eventually
+from workloads import evenly, interrupt, servers, started
 
 
 @pytest.fixture
@@ -106,3 +108,48 @@ def test_a_size_out_of_bounds_is_refused(client: Client, count: str) -> None:
 def test_one_that_is_too_large_in_all_is_refused(client: Client) -> None:
     said = client.ask_json(f"run --array 100000 -- : {'x' * 1000}")["error"]
     assert re.fullmatch(r"--array 100000 of so long a command is over 33554432 bytes\.", said)
+
+
+# --- by the command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def node(shared_cluster: Cluster) -> str:
+    return servers(shared_cluster.nodes["alpha"].port)
+
+
+def test_the_command_shows_one_job_after_the_other(node: str) -> None:
+    size = ARRAY_PAGE + 5
+    # The first one is the last to end.
+    line = "[ $EVENLY_ARRAY_INDEX != 0 ] || sleep 1; echo $EVENLY_ARRAY_INDEX"
+    ended = evenly("submit", "-s", node, "--wait", "--array", size, "--", line)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.split() == [str(number) for number in range(size)]
+
+
+def test_it_names_those_that_fail(node: str, client: Client) -> None:
+    line = "echo out; echo err >&2; exit $EVENLY_ARRAY_INDEX"
+    ended = evenly("submit", "-s", node, "--wait", "--array", 2, "--", line)
+    assert (ended.code, ended.out) == (1, "out\nout\n")
+    *said, last = ended.err.splitlines()
+    assert said[:2] == ["err", "err"]
+    assert re.fullmatch(r"evenly: 1: failed, exit code 1, in .* on \w+ \([A-Z0-9]{16}\)", said[2])
+    assert last == "evenly: 1 of 2 jobs did not succeed"
+    (ticket,) = client.submit(json.dumps({"run": line, "array": 2}))
+    again = evenly("tail", "-s", node, "--json", ticket)
+    rows = [json.loads(row) for row in again.out.splitlines()]
+    assert again.code == 1
+    assert [(row["index"], row["outcome"], row["stdout"]) for row in rows] == [
+        (0, "succeeded", "out\n"),
+        (1, "failed", "out\n"),
+    ]
+
+
+def test_ctrl_c_cancels_all_of_it(node: str, client: Client) -> None:
+    words = ("submit", "-s", node, "--wait", "--array", 3, "--name", "ctrl-c", "--", "echo x; sleep 600")
+    with started(*words) as process:
+        eventually(lambda: client.ask_json("list --name ctrl-c --state running")["jobs"], "one runs")
+        ended = interrupt(process)
+    assert ended.code == 130
+    (ticket,) = re.findall(r"evenly: ([A-Z0-9]{16}) is cancelled", ended.err)
+    assert result(client, ticket)["reason"] == "3 jobs: 3 cancelled"

@@ -43,6 +43,17 @@ def test_commands_tasks_and_sleeps(client: Client) -> None:
         client.wait("A" * 16)
 
 
+def test_an_array_has_its_jobs_and_their_files(client: Client, tmp_path: Path) -> None:
+    array = client.submit('echo $EVENLY_ARRAY_INDEX | tee "$EVENLY_RESULT_DIR/x"', array=3, result_dir="a")
+    assert client.wait(array).ok
+    jobs = list(client.jobs(array.ticket))
+    assert [result.stdout for result in client.results(jobs)] == ["0\n", "1\n", "2\n"]
+    assert [each.ticket for each in client.jobs(jobs[1])] == [jobs[1].ticket]
+    assert [file.path for file in client.files(array)] == ["0/x", "1/x", "2/x"]
+    assert [path.read_text() for path in client.fetch(array, tmp_path)] == ["0\n", "1\n", "2\n"]
+    assert (tmp_path / "2" / "x").exists()
+
+
 def test_a_ticket_of_another_node_is_found(shared_cluster: Cluster, client: Client) -> None:
     with Client(addresses(shared_cluster)[-1]) as other:
         ticket = other.submit("echo there").ticket

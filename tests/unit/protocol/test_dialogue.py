@@ -365,7 +365,9 @@ def test_an_upload_says_how_much_of_what(rest: str) -> None:
     )
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "./x", "a//b", "a\x01b", "99999/" + "x" * 257])
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../x", "a/../../x", "./x", "a//b", "a\x01b", "99999/" + "x" * 257]
+)
 def test_a_path_that_leaves_the_result_directory_is_refused(path: str) -> None:
     assert refusal(f"fetch {T} {path}".encode()).startswith("fetch takes the path of a result file")
     assert parse_line(f"fetch {T} a dir/b".encode()) == Fetch(T, "a dir/b")
