@@ -25,7 +25,7 @@ from evenly.client.errors import (
     UnknownTicket,
 )
 from evenly.client.feed import each_of, fed, map_async
-from evenly.client.lane import BACKOFF_FIRST, BACKOFF_MOST, Lane, object_of
+from evenly.client.lane import Lane, object_of
 from evenly.client.lines import (
     job_of,
     line_of,
@@ -365,27 +365,10 @@ class AsyncClient:
         Raises:
             TransferFailed: if a file is not what it was, or would leave the directory.
         """
-        ticket, node = ticket_of(job), await self.home(job)
-        written: list[Path] = []
-        wanted: list[File] | None = None
-        delay = BACKOFF_FIRST
-        while True:
-            try:
-                async with await self._open(node) as talk:
-                    if wanted is None:
-                        wanted = list(await files.listing(talk, ticket))
-                    while wanted:
-                        written.append(await files.fetch(talk, ticket, wanted[0], Path(directory)))
-                        file = wanted.pop(0)
-                        delay = BACKOFF_FIRST
-                        if told is not None:
-                            told(file)
-                    return written
-            except ConnectionLost as error:
-                if delay > self._patience_with(node):
-                    raise NodesUnreachable(f"{error}; it has the files of {ticket}") from None
-                await asyncio.sleep(min(delay, BACKOFF_MOST))
-                delay *= 2
+        node = await self.home(job)
+        return await files.fetch_all(
+            ticket_of(job), Path(directory), told, lambda: self._open(node), lambda: self._patience_with(node)
+        )
 
     async def partial(self, job: Job | str) -> builtins.list[Any]:
         """What a task has handed out so far: objects of `attempt` and `value`."""

@@ -7,10 +7,11 @@ import contextlib
 import hashlib
 import os
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path, PurePosixPath
 
-from evenly.client.errors import Refused, TransferFailed
-from evenly.client.lane import object_of
+from evenly.client.errors import ConnectionLost, NodesUnreachable, Refused, TransferFailed
+from evenly.client.lane import BACKOFF_FIRST, BACKOFF_MOST, object_of
 from evenly.client.model import File, files_of
 from evenly.client.talk import PIECE, Talk
 
@@ -54,8 +55,35 @@ async def upload(talk: Talk, path: str | os.PathLike[str], digest: str, size: in
         raise TransferFailed(f"{talk.node} took {path} as something else")
 
 
-async def listing(talk: Talk, ticket: str) -> tuple[File, ...]:
-    return files_of(await talk.ask(f"fetch {ticket}"))
+async def fetch_all(
+    ticket: str,
+    directory: Path,
+    told: Callable[[File], None] | None,
+    connect: Callable[[], Awaitable[Talk]],
+    patience: Callable[[], float],
+) -> list[Path]:
+    """Writes the files of a job, also over lost connections; returns where they are. `told` is called after
+    each. `connect` goes to their node, which is tried again for `patience` seconds."""
+    written: list[Path] = []
+    wanted: list[File] | None = None
+    delay = BACKOFF_FIRST
+    while True:
+        try:
+            async with await connect() as talk:
+                if wanted is None:
+                    wanted = list(files_of(await talk.ask(f"fetch {ticket}")))
+                while wanted:
+                    written.append(await fetch(talk, ticket, wanted[0], directory))
+                    file = wanted.pop(0)
+                    delay = BACKOFF_FIRST
+                    if told is not None:
+                        told(file)
+                return written
+        except ConnectionLost as error:
+            if delay > patience():
+                raise NodesUnreachable(f"{error}; it has the files of {ticket}") from None
+            await asyncio.sleep(min(delay, BACKOFF_MOST))
+            delay *= 2
 
 
 async def fetch(talk: Talk, ticket: str, file: File, directory: Path) -> Path:
