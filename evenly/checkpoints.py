@@ -54,5 +54,5 @@ def main() -> int:
     except CheckpointError as error:
         print(f"evenly-checkpoint: {error}", file=sys.stderr)
         return 1
-    print(f"{files} files, {size} bytes")
+    print(f"{files} {'file' if files == 1 else 'files'}, {size} bytes")
     return 0

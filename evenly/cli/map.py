@@ -178,7 +178,7 @@ class Map:
             said = await asyncio.gather(*asked, return_exceptions=True)
             count += sum(each in ("done", "requested") for each in said)
         if count and not is_quiet:
-            say(f"{count} jobs are cancelled")
+            say("1 job is cancelled" if count == 1 else f"{count} jobs are cancelled")
 
 
 def _shown(item: str) -> str:

@@ -89,7 +89,8 @@ def _report(wishes: Wishes, state: State, as_json: bool) -> int:
     elif wishes.follows:
         print(as_text(report))
     else:
-        print(f"{report.submitted} jobs are submitted; evenly run {_named(wishes)} --resume follows them.")
+        resume = f"evenly run {_named(wishes)} --resume"
+        print(f"{report.submitted} of {report.jobs} jobs are submitted; {resume} follows them.")
     if report.failed and wishes.follows:
         _tell(f"evenly run {_named(wishes)} --retry-failed submits the failed ones again")
     return 0 if report.is_good or not (wishes.follows or report.failed) else 1

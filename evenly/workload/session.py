@@ -77,9 +77,9 @@ def prepare(wishes: Wishes, told: Callable[[str], None]) -> tuple[Workload, Stat
         raise BadFile(f"{workload.told(survey)}\nnothing was submitted; --skip-bad leaves such lines out")
     if survey.fault_count:
         told(workload.told(survey))
-        told(f"{survey.fault_count} bad lines are left out")
+        told(f"bad lines that are left out: {survey.fault_count}")
     if (skipped := survey.first_skipped) is not None:
-        told(f"{survey.skipped} jobs are left out, the first in line {skipped.line}: {skipped.why}")
+        told(f"jobs that are left out: {survey.skipped}, the first in line {skipped.line}: {skipped.why}")
     facts = {
         "file": str(wishes.file),
         "digest": workload.digest(),

@@ -141,7 +141,7 @@ def test_what_is_only_submitted_is_followed_later(shared_cluster: Cluster, tmp_p
     path = write(tmp_path, [{"run": "exit 3"}, {"sleep": 5}])
     ended = evenly("run", path, "-s", server(shared_cluster), "--no-wait")
     assert (ended.code, ended.out) == (
-        *(0, f"2 jobs are submitted; evenly run {path} --resume follows them.\n"),
+        *(0, f"2 of 2 jobs are submitted; evenly run {path} --resume follows them.\n"),
     )
     ended = evenly("run", path, "-s", server(shared_cluster), "--resume", "--json")
     assert (ended.code, ended.report["succeeded"]) == (1, 1)
