@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from protocol.limits import BATCH_BYTES, MIB
 
 #: Unacknowledged bytes under way to one peer. Its acknowledgements open the window again, so a slow
@@ -19,8 +21,9 @@ class Delivery:
 
     def __init__(self, window: int = DELIVERY_WINDOW) -> None:
         self.window = window
-        self._waiting: dict[str, int] = {}
-        self._sent: dict[str, tuple[int, float]] = {}
+        # A dict from whose front much was taken is slow to begin: these are not.
+        self._waiting: OrderedDict[str, int] = OrderedDict()
+        self._sent: OrderedDict[str, tuple[int, float]] = OrderedDict()
         self._sent_bytes = 0
 
     def __len__(self) -> int:
@@ -37,8 +40,7 @@ class Delivery:
         """The tickets to send now; they count as sent from here on."""
         taken = []
         while self._waiting and self._sent_bytes < self.window:
-            ticket = next(iter(self._waiting))
-            size = self._waiting.pop(ticket)
+            ticket, size = self._waiting.popitem(last=False)
             self._sent[ticket] = (size, now)
             self._sent_bytes += size
             taken.append(ticket)
@@ -67,6 +69,7 @@ class Delivery:
 
     def reset(self) -> None:
         """The link is new: nothing counts as sent."""
-        self._waiting = {ticket: size for ticket, (size, _) in self._sent.items()} | self._waiting
+        again = OrderedDict((ticket, size) for ticket, (size, _) in self._sent.items())
+        self._waiting = again | self._waiting
         self._sent.clear()
         self._sent_bytes = 0
