@@ -124,7 +124,7 @@ class Node:
     ) -> None:
         """`directory` is the node's data directory, `home` what it has of files. Raises StartError."""
         work = directory / WORK
-        self.engine: Engine[Event, Record, Action] = Engine(core, Tick(), store.commit, self._release, clock)
+        self.engine: Engine[Event, Record, Action] = Engine(core, Tick, store.commit, self._release, clock)
         self._core = core
         self._store = store
         self._drained = asyncio.Event()

@@ -97,7 +97,7 @@ class Server:
 
     def __init__(self, balancer: Balancer, store: Store, clock: Clock) -> None:
         self.engine: Engine[Event | Together, Record, Action] = Engine(
-            balancer, Tick(), self._commit, self._release, clock
+            balancer, Tick, self._commit, self._release, clock
         )
         self._store = store
         self._epoch = balancer.epoch

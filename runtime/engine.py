@@ -62,12 +62,15 @@ class Engine(Generic[E, R, A]):
     def __init__(
         self,
         core: Core[E, R, A],
-        tick: E,
+        tick: Callable[[bool], E],
         commit: Callable[[list[R]], Awaitable[None]],
         release: Callable[[list[A]], None],
         clock: Clock,
     ) -> None:
-        """`commit` makes records durable or raises StorageError; `release` performs actions, in order."""
+        """`tick` makes the event of a deadline; it is told whether sources are paused.
+
+        `commit` makes records durable or raises StorageError; `release` performs actions, in order.
+        """
         self._core = core
         self._tick = tick
         self._commit = commit
@@ -173,4 +176,4 @@ class Engine(Generic[E, R, A]):
 
     def _on_timer(self) -> None:
         self._timer = None
-        self.submit(self._tick)
+        self.submit(self._tick(self._congested))

@@ -175,7 +175,9 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A deadline has come."""
+    """A deadline has come. `deaf`: nothing is read at the moment, as the disk is behind."""
+
+    deaf: bool = False
 
 
 @dataclass(frozen=True, slots=True)

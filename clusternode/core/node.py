@@ -135,8 +135,8 @@ class NodeCore:
                 if self.connected:
                     out.actions.append(Send(Bye()))
                 return out
-            case Tick():
-                self._on_tick(out)
+            case Tick(deaf):
+                self._on_tick(deaf, out)
         self.origin.submissions.seek(out)
         if self.connected:
             self.origin.forward(out)
@@ -194,13 +194,13 @@ class NodeCore:
     def _on_error(self, message: Error, out: Outcome) -> None:
         out.actions.append(Disconnect(f"the ReverseProxy says: {message.reason}"))
 
-    def _on_tick(self, out: Outcome) -> None:
+    def _on_tick(self, deaf: bool, out: Outcome) -> None:
         if not self._linked:
             return
         now = self._now
         if now >= self._next_info:
-            if now - self._next_info > INFO_PERIOD:
-                # We were stopped ourselves: what came meanwhile is still to be read.
+            if deaf or now - self._next_info > INFO_PERIOD:
+                # We did not listen, or were stopped ourselves: what came meanwhile is still to be read.
                 self._heard_at = now
             self._next_info = now + INFO_PERIOD
             if now - self._heard_at > LINK_TIMEOUT:

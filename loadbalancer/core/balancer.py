@@ -135,8 +135,8 @@ class Balancer:
                 self._send(link, Answer(query.number, json.dumps(self.stats())))
             case LinkLost(link):
                 self._on_link_lost(link)
-            case Tick():
-                self._on_tick()
+            case Tick(deaf):
+                self._on_tick(deaf)
 
     def next_deadline(self) -> float:
         """When the next Tick is due, at the latest."""
@@ -279,11 +279,13 @@ class Balancer:
 
     # --- time ------------------------------------------------------------------------------------
 
-    def _on_tick(self) -> None:
+    def _on_tick(self, deaf: bool) -> None:
         now = self._now
         if now - self._next_info > INFO_PERIOD:
             self._forgive(now - self._next_info)
         if now >= self._next_info:
+            if deaf:
+                self._forgive(INFO_PERIOD)
             self._next_info = now + INFO_PERIOD
             self._on_info_period()
         if now >= self._next_request:
@@ -314,7 +316,7 @@ class Balancer:
                 self._prompt.append(Send(node.link, info))
 
     def _forgive(self, seconds: float) -> None:
-        """We were stopped ourselves for so long: nobody's silence in that time counts against it."""
+        """We did not listen ourselves for so long: nobody's silence in that time counts against it."""
         for node in self.ledger.nodes.values():
             node.heard_at += seconds
             if node.deadline is not None:

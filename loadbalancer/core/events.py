@@ -43,7 +43,9 @@ class LinkLost:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A deadline has come."""
+    """A deadline has come. `deaf`: nothing is read from nodes at the moment, as the disk is behind."""
+
+    deaf: bool = False
 
 
 Event = HelloReceived | StrangerAsked | MessageReceived | LinkLost | Tick

@@ -740,6 +740,14 @@ def test_a_silent_balancer_is_left() -> None:
     assert "silent" in reasons[0].reason
 
 
+def test_a_balancer_is_not_silent_while_nothing_is_read() -> None:
+    bench = Bench()
+    bench.connect()
+    for _ in range(60):
+        bench.step(Tick(deaf=True), after=1.0)
+        assert not bench.did(Disconnect)
+
+
 def test_a_stop_ends_commands_keeps_results_and_says_goodbye() -> None:
     bench = Bench(slots=2)
     bench.connect()

@@ -458,6 +458,23 @@ def test_a_silent_node_loses_its_link_but_not_for_the_time_that_we_slept() -> No
     assert bench.core.ledger.nodes["id1"].link is None
 
 
+def test_nobody_is_silent_or_away_for_too_long_while_nothing_is_read() -> None:
+    bench = Bench(node_grace_period=10.0)
+    bench.join(1)
+    bench.join(2)
+    bench.submit(1, 1)
+    (away,) = (link for link in (1, 2) if bench.given(link))
+    bench.step(LinkLost(away))
+    other = bench.core.ledger.nodes[f"id{3 - away}"]
+    for _ in range(60):
+        bench.step(Tick(deaf=True), INFO_PERIOD)
+    assert other.link is not None
+    assert bench.job().attempt == 1
+    bench.pass_time(11.0)
+    assert other.link is None
+    assert bench.job().attempt == 2
+
+
 def test_heartbeats_do_not_wait_for_the_disk() -> None:
     bench = Bench()
     bench.join(1)

@@ -18,7 +18,7 @@ class Step:
     prompt: list[str] = field(default_factory=list)
 
 
-TICK = Step(actions=["tick"])
+TICK, DEAF_TICK = Step(actions=["tick"]), Step(actions=["deaf tick"])
 
 
 class FakeCore:
@@ -87,7 +87,11 @@ class Rig:
         self.core, self.disk, self.clock = FakeCore(), Disk(), FakeClock()
         self.released: list[str] = []
         self.engine: Engine[Step, str, str] = Engine(
-            self.core, TICK, self.disk.commit, self.release, self.clock
+            self.core,
+            lambda is_deaf: DEAF_TICK if is_deaf else TICK,
+            self.disk.commit,
+            self.release,
+            self.clock,
         )
         self.running = asyncio.ensure_future(self.engine.run())
 
@@ -399,6 +403,19 @@ async def test_the_core_gets_its_tick_when_its_deadline_has_come(rig: Rig, timer
     assert rig.core.steps[-1] == (TICK, 1002.5)
     assert timers.pending() == []
     assert rig.engine._actions == ["tick"]
+
+
+async def test_a_tick_says_whether_sources_are_paused(rig: Rig, timers: Timers) -> None:
+    rig.core.deadlines = [1001.0]
+    rig.submit("x" * (CONGESTED + 1))
+    timers.fire()
+    assert rig.core.steps[-1][0] == DEAF_TICK
+    (_, end) = await rig.disk.next()
+    end.set_result(None)
+    await rig.settle()
+    submit_with_deadline(rig, 1002.0)
+    timers.fire()
+    assert rig.core.steps[-1][0] == TICK
 
 
 async def test_a_tick_that_wants_another_gets_it(rig: Rig, timers: Timers) -> None:
