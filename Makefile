@@ -19,7 +19,7 @@ up: $(STAMP) ## such a cluster in the foreground until Ctrl-C; NODES=5 SLOTS=2 c
 	@$(PYTHON) -m evenly.up
 
 test: lint ## everything: lint, then all tests
-	@$(PYTHON) -m pytest
+	@$(PYTHON) -m pytest -n 2 --dist loadgroup
 
 lint: $(STAMP) ## ruff and mypy
 	@$(PYTHON) -m ruff check

@@ -9,6 +9,17 @@ import pytest
 
 from support import Cluster
 
+#: Their tests start programs, and wait for them most of the time; some take ports that are fixed. `make test`
+#: does these in one process, one after the other, and the others beside them in a second one.
+WITH_PROGRAMS = {"integration", "processes"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        is_first = item.path.relative_to(here).parts[0] in WITH_PROGRAMS
+        item.add_marker(pytest.mark.xdist_group("with programs" if is_first else "alone"))
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
