@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from evenly._lines import LineClient
+from evenly.cli.app import mend_streams
 from evenly.local import ClusterError, LocalCluster, end_by_signals
 from runtime.settings import parse
 
@@ -243,6 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     description = "Shows Evenly at work: a balancer, three nodes and a few hundred jobs, on this machine."
     parse(PROGRAM, description, [], [], sys.argv[1:] if argv is None else argv, os.environ)
+    mend_streams()
     end_by_signals()
     try:
         run()

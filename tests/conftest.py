@@ -14,11 +14,9 @@ from support import Cluster
 WITH_PROGRAMS = {"integration", "processes"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
-    for item in items:
-        is_first = item.path.relative_to(here).parts[0] in WITH_PROGRAMS
-        item.add_marker(pytest.mark.xdist_group("with programs" if is_first else "alone"))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    starts_programs = item.path.relative_to(Path(__file__).parent).parts[0] in WITH_PROGRAMS
+    item.add_marker(pytest.mark.xdist_group("with programs" if starts_programs else "alone"))
 
 
 @pytest.hookimpl(wrapper=True)

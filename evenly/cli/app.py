@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -41,6 +43,16 @@ COMMANDS = {
     "up": Entry("evenly.cli.up:up", "A cluster on this machine, until Ctrl-C."),
     "completion": Entry("evenly.cli.completion:completion", "Print what completes commands in a shell."),
 }
+
+
+class Finite(click.FloatRange):
+    """A number in a range, and neither `nan` nor `inf`, which are numbers to Python."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no number that can be used here.", param, ctx)
+        return number
 
 
 class ReaderGone(Exception):
@@ -95,6 +107,7 @@ def evenly(nodes: str | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code. No error of a user's ends in a traceback."""
+    mend_streams()
     try:
         code = _run(arguments)
         sys.stdout.flush()
@@ -103,6 +116,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exits.BROKEN_PIPE
     return code
+
+
+def mend_streams() -> None:
+    """What the shell has closed (`>&-`) goes nowhere; what an encoding lacks is written as an escape."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _run(arguments: Sequence[str] | None) -> int:

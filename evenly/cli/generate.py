@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from evenly.cli.app import Finite
 from evenly.workload.generate import DISTRIBUTIONS, lines
 from evenly.workload.reader import FORMATS
 from protocol.limits import SLEEP_LIMIT_MS
@@ -15,7 +16,7 @@ from protocol.limits import SLEEP_LIMIT_MS
 
 @click.command()
 @click.argument("count", type=click.IntRange(0), metavar="N")
-@click.argument("mean", type=click.FloatRange(0, SLEEP_LIMIT_MS), metavar="MS")
+@click.argument("mean", type=Finite(0, SLEEP_LIMIT_MS), metavar="MS")
 @click.option("--distribution", type=click.Choice(list(DISTRIBUTIONS)), default="constant", show_default=True)
 @click.option("--seed", type=int, help="The same seed makes the same file.")
 @click.option("--format", type=click.Choice(FORMATS), default="sleeps", show_default=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shlex
+import sqlite3
 import sys
 from pathlib import Path
 
 import click
 
 from evenly.cli import exits
+from evenly.cli.app import Finite
 from evenly.cli.common import json_option, nodes_option
+from evenly.client import Client
 from evenly.client.addresses import addresses
 from evenly.client.errors import EvenlyError
 from evenly.workload.errors import WorkloadError
@@ -19,14 +22,14 @@ from evenly.workload.reader import FORMATS
 from evenly.workload.report import as_json as report_json
 from evenly.workload.report import as_text, report_of
 from evenly.workload.session import Wishes, perform, prepare, progress_of
-from evenly.workload.state import State
+from evenly.workload.state import State, unusable
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @nodes_option
 @click.option("--format", type=click.Choice(FORMATS), help="What FILE is, where it is not recognised.")
-@click.option("--speed", type=click.FloatRange(0, min_open=True), metavar="N", help="Replay N times as fast.")
+@click.option("--speed", type=Finite(0, min_open=True), metavar="N", help="Replay N times as fast.")
 @click.option("--resume", is_flag=True, help="Go on with the run of FILE that was stopped.")
 @click.option("--retry-failed", is_flag=True, help="Submit what did not succeed again.")
 @click.option(
@@ -58,7 +61,10 @@ def run(
     """
     wishes = Wishes(file, state, format, speed, skip_bad, resume, retry_failed, not no_wait)
     try:
-        sys.exit(_run(wishes, nodes, as_json))
+        try:
+            sys.exit(_run(wishes, nodes, as_json))
+        except sqlite3.Error as error:  # while it is read
+            raise unusable(wishes.state_path, error) from None
     except WorkloadError as error:
         _tell("\n".join(f"evenly: {line}" for line in str(error).splitlines()))
         sys.exit(exits.USAGE)
@@ -66,6 +72,9 @@ def run(
 
 def _run(wishes: Wishes, nodes: str | None, as_json: bool) -> int:
     where = addresses(nodes)
+    if not (wishes.resumes or wishes.retries) and wishes.state_path.exists():
+        with Client(nodes) as client:
+            client.nodes()  # before what an earlier run left is overwritten
     workload, state = prepare(wishes, _tell)
     with state:
         span = 0.0 if wishes.resumes or wishes.retries else float(state.get("span"))
@@ -79,32 +88,33 @@ def _run(wishes: Wishes, nodes: str | None, as_json: bool) -> int:
         if number is not None:
             _tell(_how_to_resume(wishes, nodes, state))
             return 128 + number
-        return _report(wishes, state, as_json)
+        return _report(wishes, nodes, state, as_json)
 
 
-def _report(wishes: Wishes, state: State, as_json: bool) -> int:
+def _report(wishes: Wishes, nodes: str | None, state: State, as_json: bool) -> int:
     report = report_of(state)
+    named = _named(wishes, nodes)
     if as_json:
         print(json.dumps(report_json(report), ensure_ascii=False))
     elif wishes.follows:
         print(as_text(report))
     else:
-        resume = f"evenly run {_named(wishes)} --resume"
+        resume = f"evenly run {named} --resume"
         print(f"{report.submitted} of {report.jobs} jobs are submitted; {resume} follows them.")
     if report.failed and wishes.follows:
-        _tell(f"evenly run {_named(wishes)} --retry-failed submits the failed ones again")
+        _tell(f"evenly run {named} --retry-failed submits the failed ones again")
     return 0 if report.is_good or not (wishes.follows or report.failed) else 1
 
 
 def _how_to_resume(wishes: Wishes, nodes: str | None, state: State) -> str:
-    server = f" -s {shlex.quote(nodes)}" if nodes else ""
     said = progress_of(state.counts())
-    return f"{said}; go on with: evenly run {_named(wishes)}{server} --resume"
+    return f"{said}; go on with: evenly run {_named(wishes, nodes)} --resume"
 
 
-def _named(wishes: Wishes) -> str:
+def _named(wishes: Wishes, nodes: str | None) -> str:
+    server = f" -s {shlex.quote(nodes)}" if nodes else ""
     where = f" --state {shlex.quote(str(wishes.state))}" if wishes.state else ""
-    return shlex.quote(str(wishes.file)) + where
+    return shlex.quote(str(wishes.file)) + where + server
 
 
 def _tell(line: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from evenly.cli.app import Finite
 from evenly.cli.common import emit, json_option, nodes_option, run
 from evenly.cli.look import Line, Look, lines
 from evenly.client import AsyncClient, NodesUnreachable, Refused
@@ -29,7 +30,7 @@ STALE = 5.0
 @json_option
 @click.option(
     "--period",
-    type=click.FloatRange(0.1, 3600),
+    type=Finite(0.1, 3600),
     default=1.0,
     show_default=True,
     help="Seconds between looks.",

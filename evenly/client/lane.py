@@ -260,6 +260,8 @@ class Lane:
             self._fail_all(NodesUnreachable(f"{node} takes connections and loses them: {reason}"))
         if self._unsent or (self._listener is not None and self._listener.is_needed):
             self.connect()
+        else:
+            self._trouble_since = None  # nobody waits: what passes until somebody does is no trouble
 
     def _fail_all(self, error: EvenlyError) -> None:
         owed = [*self._owed, *self._unsent]

@@ -47,9 +47,11 @@ class Omitted:
 Parser = Callable[[bytes], Parsed | Omitted | None]
 
 
-def with_key(job: str, key: str) -> str:
-    """The job with this key, unless it has one of its own: of two of a name, JSON's last one counts."""
-    return f'{{"key":{json.dumps(key)},{job[1:]}'
+def with_key(job: str, key: str, is_new: bool = False) -> str:
+    """The job with this key, unless it has one of its own and is not `is_new`: of two of a name, JSON's last
+    one counts."""
+    said = f'"key":{json.dumps(key)}'
+    return f"{job[:-1]},{said}}}" if is_new else f"{{{said},{job[1:]}"
 
 
 def sleeps() -> Parser:
@@ -131,10 +133,13 @@ def swf(speed: float = 1.0) -> Parser:
         first = submitted if first is None else first
         if run_time == -1:
             return Omitted("its run time is unknown")
-        ms = round(run_time * 1000 / speed)
+        ms, at = run_time * 1000 / speed, max(0.0, submitted - first) / speed
+        # Before they are rounded: they may be infinite.
         if ms > SLEEP_LIMIT_MS:
             raise BadLine(f"a run time of {run_time:g} s is over {SLEEP_LIMIT_MS} ms; --speed N divides it")
-        return Parsed(f'{{"sleep":{ms}}}', max(0.0, submitted - first) / speed)
+        if at * 1000 > SLEEP_LIMIT_MS * 1000:
+            raise BadLine(f"a submit time of {submitted:g} s is too late; --speed N divides it")
+        return Parsed(f'{{"sleep":{round(ms)}}}', at)
 
     return parse
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
@@ -54,7 +55,7 @@ class View:
         self._next = 0.0
         self._bar: Progress | None = None
         self._task: Any = None
-        if self._stream.isatty():
+        if self._stream.isatty() and os.environ.get("TERM") != "dumb":
             self._start_bar()
 
     def __enter__(self) -> View:
@@ -98,8 +99,9 @@ class View:
             words.append(f"{books.failed} failed")
         rate = self._rate.value
         words.append(f"{rate:.0f}/s" if rate >= 10 else f"{rate:.1f}/s")
-        if rate and count < books.jobs:
-            left = max((books.jobs - count) / rate, self._began + self._span - now)
+        scheduled = self._began + self._span - now
+        if count < books.jobs and (rate or scheduled > 0):
+            left = max((books.jobs - count) / rate if rate else 0.0, scheduled)
             words.append(f"{seconds(max(1, round(left))) if left > 1 else '1 s'} left")
         return ", ".join(words)
 
@@ -113,6 +115,7 @@ class View:
             TextColumn("{task.fields[said]}"),
             console=Console(file=self._stream),
             expand=True,
+            transient=True,
         )
         self._task = self._bar.add_task("", total=None, said="")
         self._bar.start()

@@ -83,6 +83,8 @@ class Workload:
     def __init__(self, path: Path, format: str | None = None, speed: float | None = None) -> None:
         """`speed`: by how much a replay is faster, for "swf" alone."""
         self.path = path
+        if str(path) == "-":
+            raise WorkloadError("a workload is read twice, so it must be a file, not stdin")
         try:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise WorkloadError(f"{path} is no regular file: a workload is read twice, so it must be one")
@@ -203,7 +205,8 @@ def recognise(lines: list[str]) -> str:
     if first.startswith(";") or _SWF.fullmatch(first):
         return "swf"
     # `{ a; b; }` is a command, `{"run": …}` is not; nor is what somebody meant as JSON.
-    if re.match(r"\{(?!\s)|\{\s*(\"[^\"]*\"\s*:|\})", first) or first == "{":
+    # An array of such is no command either: it is told so, line by line, and nothing of it is run.
+    if re.match(r"\{(?!\s)|\{\s*(\"[^\"]*\"\s*:|\})|\[\s*(\{|$)", first) or first == "{":
         return "jsonl"
     # Any other command among them, and `sleep 5` is one as well, with seconds.
     return "sleeps" if all(_SLEEP.fullmatch(line) for line in lines) else "shell"

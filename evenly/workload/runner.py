@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
+from typing import Any
 
 from evenly.client.errors import ClientClosed, EvenlyError, Refused
 from evenly.client.lane import Lane, object_of
@@ -69,6 +70,7 @@ class Run:
         #: Tickets came whose node is not known: any of the nodes may answer for them.
         self._is_seeking = bool(state.open_jobs(UNKNOWN, UNKNOWN, 1))
         self._is_submitted = False
+        self._has_told_of_strays = False
 
     async def go(self, *, follows: bool = True) -> bool:
         """Until all has ended (or, unless it `follows`, all is submitted), or it is stopped. Returns whether
@@ -116,6 +118,11 @@ class Run:
             await self._room()
         if self._fault is not None:
             raise self._fault
+        if self.books.submitted != self.books.jobs:
+            raise WorkloadError(
+                f"{self._workload.path} has changed while it was run: it had {self.books.jobs} jobs, and "
+                f"{self.books.submitted} were found"
+            )
         self._is_submitted = True
 
     def _unsubmitted(self) -> Iterator[tuple[Entry, int]]:
@@ -146,8 +153,10 @@ class Run:
     def _submit(self, entry: Entry, round: int) -> None:
         key = f"{self._run}.{entry.line}.{round}"
         answer = partial(self._answered, entry.number, entry.line, round)
+        if '"key"' in entry.job:
+            self.books.missed = True  # its job may have ended long ago
         self._on_their_way += 1
-        asked = self._lane.ask(with_key(entry.job, key).encode(), answer)
+        asked = self._lane.ask(with_key(entry.job, key, round > 0).encode(), answer)
         asked.add_done_callback(self._settled)
 
     def _answered(self, number: int, line: int, round: int, reply: bytes, node: Address) -> None:
@@ -197,15 +206,27 @@ class Run:
             if submitting.done():
                 submitting.result()
                 if not follows or not books.open:
-                    if follows:
-                        await self._explain()
-                    return True
+                    return not follows or await self._unless_stopped(self._explain())
             if follows:
                 self._look_after_stations()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PERIOD):
                     await self.stop.wait()
         return False
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Whether it came to its end before we were asked to stop."""
+        tasks = [asyncio.ensure_future(work), asyncio.ensure_future(self.stop.wait())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if tasks[0].done():
+                tasks[0].result()
+                return True
+            return False
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _look_after_stations(self) -> None:
         for address in [*self._origins, *(self._nodes if self._is_seeking else [])]:
@@ -215,6 +236,13 @@ class Run:
             if self._is_seeking or (self.books.missed and self._is_submitted):
                 station.look()
         self._is_seeking = False
+        strays = {station.stray for station in self._stations.values()}
+        if not self._has_told_of_strays and len(strays) == 1 and (stray := strays.pop()) is not None:
+            self._has_told_of_strays = True
+            self._told(
+                f"none of these nodes answers for {stray.ticket}, which another one gave for the same key "
+                f"before: -s has to name that one, too"
+            )
         self.books.missed = self.books.missed and not self._is_submitted
 
     async def _explain(self) -> None:

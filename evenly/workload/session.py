@@ -43,7 +43,7 @@ class Wishes:
 
     @property
     def state_path(self) -> Path:
-        return self.state or self.file.with_name(self.file.name + SUFFIX)
+        return self.state or Path(f"{self.file}{SUFFIX}")
 
 
 def prepare(wishes: Wishes, told: Callable[[str], None]) -> tuple[Workload, State]:
@@ -65,12 +65,7 @@ def prepare(wishes: Wishes, told: Callable[[str], None]) -> tuple[Workload, Stat
             raise
     if earlier is not None:
         with earlier:
-            if earlier.get("begun") and not earlier.get("over"):
-                said = progress_of(earlier.counts())
-                raise WorkloadError(
-                    f"a run of {wishes.file} is not over ({said}): --resume goes on with it; "
-                    f"rm {path} forgets it, and --state names a file for another"
-                )
+            earlier.refuse_unless_over()
     workload = Workload(wishes.file, wishes.format, wishes.speed)
     survey = workload.survey()
     if survey.fault_count and not wishes.skips_bad:
@@ -81,7 +76,7 @@ def prepare(wishes: Wishes, told: Callable[[str], None]) -> tuple[Workload, Stat
     if (skipped := survey.first_skipped) is not None:
         told(f"jobs that are left out: {survey.skipped}, the first in line {skipped.line}: {skipped.why}")
     facts = {
-        "file": str(wishes.file),
+        "file": os.fsencode(wishes.file).decode("utf-8", "replace"),
         "digest": workload.digest(),
         "format": workload.format,
         "speed": workload.speed,
@@ -107,7 +102,7 @@ def _go_on(wishes: Wishes, state: State) -> Workload:
         )
     if wishes.retries:
         state.retry_failed()
-    state.set(over=0)
+    state.set(over=0, speed=workload.speed)
     return workload
 
 
@@ -139,7 +134,8 @@ def perform(wishes: Wishes, workload: Workload, state: State, nodes: list[Addres
 
     is_over = uvloop.run(body())
     if is_over:
-        state.set(over=1)
+        # Without following them, jobs are open: their tickets are not for the next run to overwrite.
+        state.set(over=int(not state.counts().open))
         return None
     return came[0] if came else None
 

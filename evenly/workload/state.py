@@ -37,6 +37,8 @@ CREATE TABLE job (
 CREATE INDEX job_ticket ON job (ticket) WHERE ticket IS NOT NULL AND outcome IS NULL;
 PRAGMA user_version = {VERSION};
 """
+_TABLES = ("job", "meta", "origin")
+_DROP = " ".join(f"DROP TABLE IF EXISTS {name};" for name in _TABLES)
 
 
 class Ticket(NamedTuple):
@@ -105,31 +107,32 @@ class State:
 
     @classmethod
     def create(cls, path: Path, run: str, facts: Mapping[str, Any]) -> State:
-        """A new one in the place of what is there. `facts` are kept as they are (None, numbers, texts)."""
-        for name in (path, *_beside(path)):
-            try:
-                name.unlink(missing_ok=True)
-            except OSError as error:
-                raise _unusable(path, error) from None
+        """A new one in the place of what is there. `facts` are kept as they are (None, numbers, texts).
+
+        The file stays the same one, and is held: of two that begin at once the second is refused.
+        """
         state = cls(path, _connect(path))
-        with state._named():
-            state.database.executescript(_SCHEMA)
-            state.set(run=run, **facts)
+        try:
+            with state._named():
+                if state._is_whole():
+                    state.refuse_unless_over()
+                state.database.executescript(f"BEGIN; {_DROP} {_SCHEMA} COMMIT;")
+                state.set(run=run, **facts)
+        except BaseException:
+            state.close()
+            raise
         return state
 
     @classmethod
     def open(cls, path: Path) -> State | None:
         """That of an earlier run; None where there is none."""
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
         state = cls(path, _connect(path))
-        with state._named():
-            (version,) = state.database.execute("PRAGMA user_version").fetchone()
-            if version != VERSION:
-                state.close()
-                said = "is no state of a run" if version == 0 else f"is of version {version}, not {VERSION}"
-                raise WorkloadError(f"{path} {said}; --state names another file")
-        return state
+        if state._is_whole():
+            return state
+        state.close()
+        return None
 
     def close(self) -> None:
         self.database.close()
@@ -139,6 +142,20 @@ class State:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def refuse_unless_over(self) -> None:
+        """Raises WorkloadError where its tickets would be lost."""
+        if self.get("begun") and not self.get("over"):
+            counts = self.counts()
+            raise WorkloadError(
+                f"a run of {self.get('file')} is not over ({counts.submitted} of {counts.jobs} submitted, "
+                f"{counts.ended} done): --resume goes on with it; "
+                f"rm {self.path} forgets it, and --state names a file for another"
+            )
+
+    def _is_whole(self) -> bool:
+        """Whether there is a run in it; False of one that was just made."""
+        return bool(self.database.execute("PRAGMA user_version").fetchone()[0])
 
     # --- facts -----------------------------------------------------------------------------------
 
@@ -265,11 +282,7 @@ class State:
         try:
             yield
         except sqlite3.Error as error:
-            raise _unusable(self.path, error) from None
-
-
-def _beside(path: Path) -> list[Path]:
-    return [path.with_name(path.name + suffix) for suffix in ("-wal", "-shm", "-journal")]
+            raise unusable(self.path, error) from None
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -282,22 +295,37 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         connection = sqlite3.connect(path, timeout=0, check_same_thread=False)
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        _check(path, connection)  # before anything of it is changed: it may be somebody else's
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         with contextlib.suppress(OSError):
             os.chmod(path, 0o600)  # who has tickets may cancel them
         return connection
-    except sqlite3.Error as error:
+    except (sqlite3.Error, WorkloadError) as error:
         if connection is not None:
             connection.close()
-        raise _unusable(path, error) from None
+        if isinstance(error, WorkloadError):
+            raise
+        raise unusable(path, error) from None
 
 
-def _unusable(path: Path, error: Exception) -> WorkloadError:
+def _check(path: Path, connection: sqlite3.Connection) -> None:
+    """Raises WorkloadError for what is neither empty nor a state of this version."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if version not in (0, VERSION):
+        raise WorkloadError(f"{path} is of version {version}, not {VERSION}; --state names another file")
+    if tables if version == 0 else not tables.issuperset(_TABLES):
+        raise WorkloadError(f"{path} is no state of a run; --state names another file")
+
+
+def unusable(path: Path, error: Exception) -> WorkloadError:
     text = str(getattr(error, "strerror", None) or error).lower()
     if "locked" in text:
         return WorkloadError(f"{path} is in use: another evenly run works on it")
     if "not a database" in text:
         text = "it is no state of a run"
+    if "full" in text:
+        return WorkloadError(f"{path}: the disk is full; --resume goes on once there is room")
     return WorkloadError(f"{path} cannot be used for the state: {text}; --state names another file")

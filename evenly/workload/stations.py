@@ -56,6 +56,8 @@ class Station:
         self._is_subscribed = asyncio.Event()
         self._is_away = False
         self._is_behind = False
+        #: The first open job of which neither the node is known nor this one knows the ticket.
+        self.stray: Open | None = None
         self._heard_at = self._swept_at = self._loop.time()
         self._work = self._loop.create_task(self._sweep_for_ever())
 
@@ -123,6 +125,7 @@ class Station:
                     self._is_behind = False
                     await self._sweep()
                 elif quiet > LOOK_PERIOD and self._books.open:
+                    self.stray = None
                     await self._ask(self._books.state.open_jobs(self.origin, UNKNOWN, PAGE))
                 else:
                     continue
@@ -133,7 +136,7 @@ class Station:
     async def _sweep(self) -> None:
         """Asks for all open jobs."""
         self._books.write()
-        after = UNKNOWN
+        after, self.stray = UNKNOWN, None
         while page := self._books.state.open_jobs(self.origin, after, PAGE):
             await self._ask(page)
             after = page[-1].number
@@ -150,6 +153,8 @@ class Station:
             # Where its origin is not known, another node may answer for it.
             if job.origin == self.origin:
                 self._books.end(End(job.ticket, "lost", "its node does not know the ticket any more"))
+            else:
+                self.stray = self.stray or job
             return
         if isinstance(said, EvenlyError):
             raise said
@@ -200,6 +205,11 @@ def end_of_line(line: bytes) -> End:
     )
 
 
+def _plain(text: str) -> str:
+    """On one line, and without what a terminal would obey."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def end_of_result(said: dict[str, Any]) -> End:
     """Of the object of `result` of a job that is done."""
     reason = hint = ""
@@ -207,9 +217,9 @@ def end_of_result(said: dict[str, Any]) -> End:
         code, words = said.get("exit_code"), said.get("reason")
         parts = [f"exit code {code}"] if code is not None else []
         parts += [words] if words else []
-        reason = " ".join(", ".join(parts).split())
+        reason = _plain(", ".join(parts))
         lines = (said.get("stderr") or "").strip().splitlines()
-        hint = " ".join(lines[-1].split())[:HINT] if lines else ""
+        hint = _plain(lines[-1])[:HINT] if lines else ""
     return End(
         said["ticket"],
         said["outcome"],

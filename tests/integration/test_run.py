@@ -96,7 +96,8 @@ def test_failures_are_told_by_how_and_where_and_tried_again_alone(
         ("refused", "There is no task", [11]),
     ]
     assert "/nowhere" in failures[1]["hint"]
-    assert f"evenly run {path} --retry-failed submits the failed ones again" in ended.err
+    how = f"evenly run {path} -s {server(shared_cluster)} --retry-failed"
+    assert f"{how} submits the failed ones again" in ended.err
     flag.touch()
     ended = evenly("run", path, "-s", server(shared_cluster), "--retry-failed")
     assert ended.code == 1
@@ -140,9 +141,8 @@ def test_a_client_that_is_killed_submits_nothing_twice(shared_cluster: Cluster, 
 def test_what_is_only_submitted_is_followed_later(shared_cluster: Cluster, tmp_path: Path) -> None:
     path = write(tmp_path, [{"run": "exit 3"}, {"sleep": 5}])
     ended = evenly("run", path, "-s", server(shared_cluster), "--no-wait")
-    assert (ended.code, ended.out) == (
-        *(0, f"2 of 2 jobs are submitted; evenly run {path} --resume follows them.\n"),
-    )
+    resume = f"evenly run {path} -s {server(shared_cluster)} --resume"
+    assert (ended.code, ended.out) == (0, f"2 of 2 jobs are submitted; {resume} follows them.\n")
     ended = evenly("run", path, "-s", server(shared_cluster), "--resume", "--json")
     assert (ended.code, ended.report["succeeded"]) == (1, 1)
     assert ended.report["failures"][0]["reason"] == "exit code 3"
