@@ -157,8 +157,8 @@ def run(
     link: Link, before: tuple[Any, ...], name: str, payload: str, directory: str, variables: dict[str, str]
 ) -> None:
     """One task, to its value or its exception. `before`: how this process was before all tasks."""
-    for name in _given.keys() - variables.keys():  # what only the task before this one was given
-        os.environ.pop(name, None)
+    for variable in _given.keys() - variables.keys():  # what only the task before this one was given
+        os.environ.pop(variable, None)
     os.environ.update(variables)
     _given.clear()
     _given.update(variables)

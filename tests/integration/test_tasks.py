@@ -155,6 +155,14 @@ class TestResults:
         (result,) = client.wait(ticket)
         assert (result["outcome"], result["attempt"]) == ("failed", 2)
 
+    def test_one_that_comes_after_another_in_its_worker_has_nothing_of_it(self, client: Client) -> None:
+        job = {"task": "variable", "payload": {"name": "EVENLY_RESULT_DIR"}}
+        tickets = client.submit(*[json.dumps(job | {"result_dir": "r"})] * 20)
+        assert all(each["value"] for each in client.wait(*tickets))
+        tickets = client.submit(*[json.dumps(job)] * 20)
+        results = client.wait(*tickets)
+        assert [(each["outcome"], each["value"]) for each in results] == [("succeeded", None)] * 20
+
     def test_many_at_once_each_get_their_own(self, client: Client) -> None:
         tickets = client.submit(*(f'task add_later {{"a": {number}}}' for number in range(200)))
         assert [each["value"] for each in client.wait(*tickets)] == [number + 1 for number in range(200)]
