@@ -67,6 +67,11 @@ class Stage:
         return self.root / "results"
 
     @property
+    def output(self) -> Path:
+        """What it writes, under --keep-output: beside its results, where it could write to it as well."""
+        return self.root / "output"
+
+    @property
     def checkpoint(self) -> Path:
         return self.root / "checkpoint"
 
@@ -160,7 +165,7 @@ class Stager:
             variables["EVENLY_CHECKPOINT_DIR"] = str(stage.checkpoint)
         extras = replace(extras, env=(*extras.env, *variables.items()), cwd=extras.cwd or str(stage.work))
         if isinstance(job, Spawn) and extras.keep_output:
-            return replace(job, extras=extras, output=str(stage.results))
+            return replace(job, extras=extras, output=str(stage.output))
         return replace(job, extras=extras)
 
     def _end(self, key: Key, code: int | None, reason: str) -> None:
@@ -202,7 +207,7 @@ class Stager:
         await self._mover.handed_in(key[0])
         try:
             if stage.extras.leaves_files:
-                found = await asyncio.to_thread(find, stage.results, self._most_bytes)
+                found = await asyncio.to_thread(_left, stage, self._most_bytes)
                 files = await asyncio.to_thread(hashed, found)
                 await self._mover.bring(RESULTS, *key, files, found)
         except (BadTree, Refused) as refused:
@@ -284,8 +289,18 @@ def _with_scripts() -> str:
 def _make(stage: Stage) -> None:
     remove_tree(str(stage.root))
     stage.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for place in (stage.root, stage.work, stage.results, stage.checkpoint):
+    for place in (stage.root, stage.work, stage.results, stage.output, stage.checkpoint):
         place.mkdir(mode=0o700)
+
+
+def _left(stage: Stage, most_bytes: int) -> list[Found]:
+    """Its result files, and its output among them. Raises BadTree, OSError."""
+    for output in list(stage.output.iterdir()):
+        target = stage.results / output.name
+        if os.path.lexists(target):
+            raise BadTree(f"{output.name} is the name under which --keep-output keeps its own")
+        output.rename(target)
+    return find(stage.results, most_bytes)
 
 
 def _said(error: OSError) -> str:

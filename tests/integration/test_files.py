@@ -364,6 +364,14 @@ class TestWholeOutput:
         result = run(client, LEAVE + "echo said; echo x > x", keep_output=True, result_dir="both")
         assert files_of(client, result["ticket"]) == {"stdout": b"said\n", "stderr": b"", "x": b"x\n"}
 
+    def test_a_file_of_the_job_by_the_name_of_its_output_is_refused(self, client: Client) -> None:
+        line = LEAVE + "echo mine > stdout; echo said"
+        result = run(client, line, keep_output=True, result_dir="clash")
+        assert (result["outcome"], result["stdout"]) == ("failed", "said\n")
+        said = "its result files were refused: stdout is the name under which --keep-output keeps its own"
+        assert result["reason"].endswith(said)
+        assert files_of(client, result["ticket"]) == {}
+
     def test_output_without_an_end_is_ended_and_refused_by_its_size(self, make_cluster: Any) -> None:
         cluster = make_cluster()
         node = cluster.add_node("alpha", 1, MAX_RESULT_BYTES="1000000")
