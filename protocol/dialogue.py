@@ -308,11 +308,22 @@ def _job(given: dict[str, Any]) -> Request:
             if not 0 <= ms <= SLEEP_LIMIT_MS:
                 return Invalid(BAD_NUMBER)
             return Submit(Sleep(ms, key(others["key"]) if others else ""))
-    return Invalid(f"That object is no job; {JSON_FORM}")
+    return Invalid(_no_job(given))
+
+
+def _no_job(given: dict[str, Any]) -> str:
+    for kind, form in KINDS.items():
+        if kind in given:
+            if kind == "sleep" and isinstance(given[kind], int) and (others := given.keys() - {kind}):
+                return f"A sleep has no option but key, and not {', '.join(sorted(others))[:80]!r}."
+            return f"{kind} takes {form}, not {json.dumps(given[kind])[:80]}; {JSON_FORM}"
+    return f"That object is no job: it has none of run, task and sleep; {JSON_FORM}"
 
 
 #: A sleep has nothing else to be told.
 SLEEP_OPTIONS = {"key"}
+#: What a job of each kind is given.
+KINDS = {"run": "a command line", "task": "the name of a task", "sleep": "whole milliseconds"}
 
 
 def _as_options(given: dict[str, Any]) -> list[tuple[str, Any]]:

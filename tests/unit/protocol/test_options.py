@@ -220,13 +220,27 @@ def test_a_task_takes_what_does_not_need_a_process_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "value",
-    [{}, {"go": "x"}, {"run": 1}, {"run": None}, {"sleep": "1"}, {"sleep": True}, {"sleep": 1, "time": 1}],
+    ("value", "said"),
+    [
+        ({}, "That object is no job: it has none of run, task and sleep"),
+        ({"go": "x"}, "That object is no job: it has none of run, task and sleep"),
+        ({"run": 1}, "run takes a command line, not 1"),
+        ({"run": None}, "run takes a command line, not null"),
+        ({"run": ["ls", "-l"], "time": 1}, 'run takes a command line, not ["ls", "-l"]'),
+        ({"task": 5}, "task takes the name of a task, not 5"),
+        ({"sleep": "1"}, 'sleep takes whole milliseconds, not "1"'),
+        ({"sleep": 1.5}, "sleep takes whole milliseconds, not 1.5"),
+        ({"sleep": True}, "sleep takes whole milliseconds, not true"),
+    ],
 )
-def test_an_object_that_is_no_job_is_shown_one(value: dict) -> None:
-    assert refusal(of_json(value)) == (
-        'That object is no job; as in {"run": "make test", "time": 60} or {"sleep": 250}.'
-    )
+def test_an_object_that_is_no_job_is_told_why_and_shown_one(value: dict, said: str) -> None:
+    form = 'as in {"run": "make test", "time": 60} or {"sleep": 250}.'
+    assert refusal(of_json(value)) == f"{said}; {form}"
+
+
+def test_a_sleep_has_a_key_alone() -> None:
+    said = "A sleep has no option but key, and not 'tag, time'."
+    assert refusal(of_json({"sleep": 1, "time": 1, "tag": "x"})) == said
 
 
 @pytest.mark.parametrize("line", [b"{", b"{'run': 'x'}", b'{"run": "x"} x', b"{" * 60_000, b'{"a":' * 9_000])

@@ -244,7 +244,7 @@ def test_a_task_is_the_same_as_a_line_and_as_json(line: str, value: dict[str, An
         ('{"task": "x", "payload": "{}"}', "The payload of task x is no object but str"),
         ('{"task": "x", "payload": {"a": NaN}}', "The payload of task x has a number that is none"),
         ('{"task": "x", "stdin": "y"}', "there is no option 'stdin': there are time, "),
-        ('{"task": 5}', "That object is no job"),
+        ('{"task": 5}', "task takes the name of a task, not 5"),
         ('{"task": "x", "payload": ' + "[" * 30_000, "That line begins as JSON and is none"),
         (
             '{"task": "x", "payload": {"a": ' + "[" * 300 + "]" * 300 + "}}",
