@@ -425,6 +425,6 @@ def read_value(option: Option, given: Any) -> Any:
     """Raises BadOption: with what is wrong and what would be right."""
     try:
         return option.read(given)
-    except ValueError:
+    except (ValueError, OverflowError):  # float() of a whole number of hundreds of digits
         shown = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
         raise BadOption(f"--{option.name} takes {option.allowed}: not {shown[:40]!r}.") from None

@@ -238,6 +238,12 @@ def test_an_object_that_is_no_job_is_told_why_and_shown_one(value: dict, said: s
     assert refusal(of_json(value)) == f"{said}; {form}"
 
 
+@pytest.mark.parametrize("name", ["time", "retries", "priority", "cpus", "memory", "array"])
+def test_a_number_of_hundreds_of_digits_is_refused_like_others(name: str) -> None:
+    said = refusal(of_json({"run": "x", name: int("9" * 400)}))
+    assert said.startswith(f"--{name} takes ")
+
+
 def test_a_sleep_has_a_key_alone() -> None:
     said = "A sleep has no option but key, and not 'tag, time'."
     assert refusal(of_json({"sleep": 1, "time": 1, "tag": "x"})) == said
