@@ -104,7 +104,8 @@ class Desk:
     async def in_turn(self, asked: Fetch | Has | Partial, as_json: bool) -> AsyncGenerator[bytes]:
         """The same, rendered: only when what was asked before has been answered, which may change it."""
         reply = await self.answer(asked)
-        yield render_json(reply) if as_json else render_text(reply)
+        # A million partial results take their time.
+        yield await asyncio.to_thread(render_json if as_json else render_text, reply)
 
     async def send_file(self, asked: Fetch, as_json: bool) -> AsyncGenerator[bytes]:
         """A file that a job left, or one line that says why not. Raises OSError in the middle of one."""

@@ -20,6 +20,8 @@ from protocol.replies import Failure, JobView, UnknownTicket
 #: Seconds until a job that does not run yet, or whose result is on its way, is looked for again: doubled
 #: from the first to the last.
 LOOK_FIRST, LOOK_LAST = 0.02, 0.5
+#: Bytes of one stream at most, as another node counts them.
+OFFSET_LIMIT = 2**53
 
 
 class Written(NamedTuple):
@@ -157,7 +159,7 @@ def _read(told: Any, asked: tuple[str, int, int, int]) -> tuple[int, Seen, list[
             isinstance(piece, tuple)
             and [type(each) for each in piece] == [int, int, bytes]
             and piece[0] in (1, 2)
-            and piece[1] >= 0
+            and 0 <= piece[1] <= OFFSET_LIMIT
             for piece in pieces
         ):
             offsets = list(asked[2:]) if attempt == asked[1] else [0, 0]

@@ -63,7 +63,7 @@ class Uploading:
             await self._before._ended.wait()
             self._before = None
         try:
-            incoming = await asyncio.to_thread(self._files.begin, asked.digest, asked.size)
+            incoming = self._files.begin(asked.digest, asked.size)
             while incoming.received < asked.size:
                 await self._came.wait()
                 self._came.clear()

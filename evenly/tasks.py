@@ -23,8 +23,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 from protocol.fields import is_name
-from protocol.limits import NAME_LIMIT, PARTIAL_LIMIT
-from protocol.tasks import KINDS, Parameter, Signature
+from protocol.limits import JSON_DEPTH_LIMIT, NAME_LIMIT, PARTIAL_LIMIT
+from protocol.tasks import KINDS, Parameter, Signature, depth_of
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -79,7 +79,13 @@ def partial(value: Any) -> None:
         TypeError, ValueError: where JSON cannot say it, or it is too large.
         RuntimeError: outside a task.
     """
-    text = json.dumps(value, allow_nan=False)
+    try:
+        text = json.dumps(value, allow_nan=False)
+        is_deep = depth_of(json.loads(text)) > JSON_DEPTH_LIMIT
+    except RecursionError:
+        is_deep = True
+    if is_deep:
+        raise ValueError(f"a partial result is nested at most {JSON_DEPTH_LIMIT} levels deep")
     if len(text) > PARTIAL_LIMIT:
         raise ValueError(f"a partial result is at most {PARTIAL_LIMIT} characters of JSON, not {len(text)}")
     if hand_out is None:

@@ -103,7 +103,7 @@ class CommandEnded(NamedTuple):
 
 
 class Shipped(NamedTuple):
-    """What a job left in its result directory is at its origin, or was refused for the reason `fault`."""
+    """What a job left, and handed out, is at its origin; or `fault` says what of it was refused, and why."""
 
     ticket: str
     attempt: int

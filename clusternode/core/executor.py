@@ -273,8 +273,7 @@ class Executor:
         outcome, report = shipping.outcome, replace(shipping.report, files=tuple(files))
         if fault:
             outcome = JobOutcome.FAILED if outcome is JobOutcome.SUCCEEDED else outcome
-            said = f"its result files were refused: {fault}"
-            report = replace(report, reason=f"{report.reason}; {said}" if report.reason else said)
+            report = replace(report, reason=f"{report.reason}; {fault}" if report.reason else fault)
         self._finish(ticket, attempt, outcome, report, now)
 
     def advance(self, now: float, connected: bool, out: Outcome) -> None:
@@ -480,6 +479,7 @@ class Executor:
     def _taken_back(self, key: Held, now: float, connected: bool, out: Outcome) -> None:
         ahead = self._lanes.take_out(key)
         if ahead is None:
+            self._not_prepared(key, now, connected, out)
             return
         self._parting = {
             each
@@ -498,6 +498,23 @@ class Executor:
         else:
             self.queue = {key.ticket: ahead.item, **self.queue}
             self._line_up()
+
+    def _not_prepared(self, key: Held, now: float, connected: bool, out: Outcome) -> None:
+        """Its files could not be had here: nothing of it has started, and nobody crashed."""
+        self._lanes.end(key, now)  # nothing is behind what has files
+        self._parting.discard(key)
+        self._wide.pop(key, None)
+        job = self.running.get(key.ticket)
+        if job is None or job.attempt != key.attempt:
+            return
+        del self.running[key.ticket]
+        self._to_report.pop(key, None)
+        if self.stopping:
+            return
+        if job.cancelled:
+            self._finish(*key, JobOutcome.CANCELLED, self._bare(now, "before it started"), now)
+        elif connected:  # else HELLO will not name it, which says the same
+            out.prompt.append(Send(Returned([key])))
 
     def _part(self, key: Held, out: Outcome) -> None:
         """A command that counts no more is killed; its end is nobody's news."""

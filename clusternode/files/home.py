@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -162,6 +163,9 @@ class Home:
                 raise Refused(CONFLICT, "it was begun again meanwhile")
             else:
                 self._hold(key, incoming)
+        except asyncio.CancelledError:  # a job of this very node, which is not wanted any more
+            incoming.abort()
+            raise
         except Mismatch as fault:
             raise Refused(WRONG, str(fault)) from None
         except OSError as error:
@@ -202,6 +206,8 @@ class Home:
                         await asyncio.to_thread(self._partials.keep, ticket, attempt, number, value)
                     except TooMuch as fault:
                         raise Refused(NO_ROOM, str(fault)) from None
+                    except OSError as error:
+                        raise Refused(NO_ROOM, f"its origin cannot keep it: {error.strerror}") from None
                 return
         raise _strange()
 
@@ -288,7 +294,8 @@ class Home:
         if known is not None and known[0] > attempt:
             raise Refused(CONFLICT, f"attempt {known[0]} has a checkpoint already")
         directory = self._checkpoints / ticket
-        unfinished = directory / "manifest.new"
+        # One that is asked again, as the disk is slow, comes while the first is under way.
+        unfinished = directory / f"manifest.new-{secrets.token_hex(4)}"
         try:
             with unfinished.open("wb") as file:
                 file.write(msgpack.packb((attempt, files)))
@@ -299,6 +306,7 @@ class Home:
             sync_directory(self._checkpoints)
             self._space(ticket).keep_only({each.digest for each in files})
         except OSError as error:
+            unfinished.unlink(missing_ok=True)
             raise Refused(NO_ROOM, f"its origin cannot keep it: {error.strerror}") from None
 
     def _checkpoint(self, ticket: str) -> tuple[int, tuple[ResultFile, ...]] | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,12 +23,16 @@ from runtime.lifecycle import in_thread
 
 #: Seconds until an origin that is away is asked again: doubled from the first to the last.
 AGAIN_FIRST, AGAIN_LAST = 0.1, 3.0
+#: What a job is to find is waited for so long while its origin is away: it has a slot.
+AWAY_PATIENCE = 2.0
 #: Pieces of one file asked for at once: the way to and fro costs more than the pieces.
 AHEAD = 4
 #: And of all files together, either way: so much is under way on the link at most, and all else goes on.
 PIECES_AT_ONCE = 16
 #: Partial results of one job that wait for their origin; more are not kept.
-PARTIALS_WAITING = 1000
+PARTIALS_WAITING = 10_000
+#: Attempts of which it is known how many were refused.
+REMEMBERED = 1000
 #: A file that the origin does not know the beginning of is brought anew so often.
 ANEW = 10
 
@@ -51,6 +57,8 @@ class Mover:
         self._fetching: dict[str, _Fetching] = {}
         #: By ticket: whose turn it is to come home, and how many partial results wait.
         self._handing_in: dict[str, tuple[asyncio.Lock, int]] = {}
+        #: By attempt: how many of its partial results were refused.
+        self._not_kept: Counter[tuple[str, int]] = Counter()
 
     async def copy(self, ticket: str, digest: str, target: Path) -> None:
         """A file that this job brings along, once it is here; it comes once for all jobs.
@@ -101,18 +109,24 @@ class Mover:
             task.exception()  # for those who still wait; where nobody does, it is no news
 
     async def fetch_to(self, ticket: str, file: ResultFile, target: Path) -> None:
-        """A file of the job's checkpoint. Raises as `copy`."""
+        """A file of the job's checkpoint. Raises as `copy`; Refused also where it is not what was kept."""
+        digest, size = hashlib.sha256(), 0
         async with contextlib.aclosing(self._pieces_of(ticket, ticket, file.digest)) as pieces:
             data = await anext(pieces)
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as out:
-                await asyncio.to_thread(out.write, data)
-                async for data in pieces:
+                while data:
+                    size += len(data)
+                    await asyncio.to_thread(digest.update, data)
                     await asyncio.to_thread(out.write, data)
+                    data = await anext(pieces, b"")
+        if (size, digest.hexdigest()) != (file.size, file.digest):
+            raise Refused(CONFLICT, f"{file.path} of its checkpoint is damaged at its origin")
 
     async def resume(self, ticket: str) -> tuple[ResultFile, ...]:
         """The files of its last checkpoint."""
-        rows = await self._patiently(lambda: self._relay.ask("origin", ticket, "resume", ticket))
+        asked = ("origin", ticket, "resume", ticket)
+        rows = await self._patiently(lambda: self._relay.ask(*asked), AWAY_PATIENCE)
         try:
             return unpack_files(rows)
         except ProtocolError as error:
@@ -130,7 +144,7 @@ class Mover:
         at = {file.digest: (each.at, file.size) for file, each in zip(files, found, strict=True)}
         asked = (where, ticket, tuple(at))
         wanted = await self._patiently(lambda: self._relay.ask("origin", ticket, "wants", asked))
-        if not isinstance(wanted, tuple | list) or not all(digest in at for digest in wanted):
+        if not isinstance(wanted, tuple | list) or not all(isinstance(d, str) and d in at for d in wanted):
             raise Refused(CONFLICT, "its origin wants what there is not")
         for digest in wanted:
             await self._bring_file(where, ticket, digest, *at[digest])
@@ -141,22 +155,31 @@ class Mover:
         """A partial result comes home, after those of its job that came before. Raises Refused."""
         turn, waiting = self._handing_in.get(ticket, (asyncio.Lock(), 0))
         if waiting >= PARTIALS_WAITING:
+            self._count_refused(ticket, attempt)
             raise Refused(NO_ROOM, f"{PARTIALS_WAITING} of its partial results wait already")
         self._handing_in[ticket] = turn, waiting + 1
         asked = (ticket, attempt, number, value)
         try:
             async with turn:
                 await self._patiently(lambda: self._relay.ask("origin", ticket, "partial", asked))
+        except Refused:
+            self._count_refused(ticket, attempt)
+            raise
         finally:
             turn, waiting = self._handing_in.pop(ticket)
             if waiting > 1:
                 self._handing_in[ticket] = turn, waiting - 1
 
-    async def handed_in(self, ticket: str) -> None:
-        """Returns when all that this job has handed out so far is home, or refused."""
+    def _count_refused(self, ticket: str, attempt: int) -> None:
+        if len(self._not_kept) >= REMEMBERED and (ticket, attempt) not in self._not_kept:
+            del self._not_kept[next(iter(self._not_kept))]  # it was cancelled, or somebody floods us
+        self._not_kept[ticket, attempt] += 1
+
+    async def handed_in(self, ticket: str, attempt: int) -> int:
+        """How many were refused, when all that this job has handed out so far is home, or was."""
         turn, _ = self._handing_in.get(ticket, (asyncio.Lock(), 0))
         async with turn:  # those before us have had theirs
-            return
+            return self._not_kept.pop((ticket, attempt), 0)
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -193,7 +216,7 @@ class Mover:
 
     async def _fetch_now(self, ticket: str, digest: str) -> None:
         """Into the cache."""
-        incoming = await asyncio.to_thread(self._cache.begin, digest, None)
+        incoming = self._cache.begin(digest, None)  # no thread: who is cancelled would leave it open
         try:
             async with contextlib.aclosing(self._pieces_of(ticket, "", digest)) as pieces:
                 async for data in pieces:
@@ -226,19 +249,21 @@ class Mover:
 
     async def _piece(self, ticket: str, space: str, digest: str, offset: int) -> bytes:
         asked = (space, digest, offset)
-        data = await self._patiently(lambda: self._ask_for_piece(ticket, "piece", asked))
+        data = await self._patiently(lambda: self._ask_for_piece(ticket, "piece", asked), AWAY_PATIENCE)
         if not isinstance(data, bytes) or len(data) > PIECE_BYTES:
             raise Refused(CONFLICT, "a piece that is none")
         return data
 
-    async def _patiently(self, ask: Callable[[], Awaitable[Any]]) -> Any:
-        """Until there is an answer; Refused for all others than AWAY."""
-        delay = AGAIN_FIRST
+    async def _patiently(self, ask: Callable[[], Awaitable[Any]], patience: float | None = None) -> Any:
+        """Until there is an answer; Refused for all others than AWAY, and for that after `patience` seconds
+        of being told so."""
+        delay, began = AGAIN_FIRST, asyncio.get_running_loop().time()
         while True:
             try:
                 return await ask()
             except Refused as refused:
-                if refused.status != AWAY:
+                late = patience is not None and asyncio.get_running_loop().time() > began + patience
+                if refused.status != AWAY or (late and refused.is_told):
                     raise
             await asyncio.sleep(delay)
             delay = min(2 * delay, AGAIN_LAST)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from protocol.job import is_ticket
-from protocol.limits import PARTIAL_LIMIT, PARTIALS_BYTES
+from protocol.limits import JSON_DEPTH_LIMIT, PARTIAL_LIMIT, PARTIALS_BYTES
+from protocol.tasks import depth_of
 from runtime.blobs import sync_directory
 
 #: Tickets whose last value is remembered; of others it is read again.
@@ -47,6 +48,12 @@ class Partials:
             self._remember(ticket, last)
         if (attempt, number) <= last:
             return
+        try:
+            is_deep = depth_of(json.loads(value)) > JSON_DEPTH_LIMIT
+        except (ValueError, RecursionError):
+            is_deep = True
+        if is_deep:
+            raise TooMuch(f"a partial result is no JSON, or nested deeper than {JSON_DEPTH_LIMIT} levels")
         if len(value) > PARTIAL_LIMIT:
             raise TooMuch(f"a partial result is over {PARTIAL_LIMIT} characters")
         is_new = not path.exists()
@@ -74,8 +81,10 @@ class Partials:
         for line in lines[:-1]:
             try:
                 attempt, number, value = json.loads(line)
+                if depth_of(value) > JSON_DEPTH_LIMIT:
+                    continue  # kept by an earlier version: no reply could hold it
                 values.append((int(attempt), int(number), value))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 continue  # cut off by a crash, and sent again
         return values
 

@@ -20,14 +20,14 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-from clusternode.core.events import CommandEnded, FromHelpers, Shipped, Spawn, SpawnTask
+from clusternode.core.events import CommandEnded, FromHelpers, Shipped, Spawn, SpawnTask, TakenBack
 from clusternode.executor.removal import remove_tree
 from clusternode.files.home import CHECKPOINT, CONFLICT, RESULTS, WRONG
 from clusternode.files.moving import Mover
 from clusternode.files.tree import BadTree, Found, copied, find, hashed
 from clusternode.relay import Refused
 from protocol.job import NO_EXTRAS, Extras, ResultFile
-from protocol.relay import NOT_FOUND
+from protocol.relay import AWAY, NOT_FOUND
 from runtime.lifecycle import in_thread
 
 log = logging.getLogger("clusternode")
@@ -113,7 +113,8 @@ class Stager:
         """Brings its files here and starts it; or ends it, where they cannot be had."""
         key = (job.ticket, job.attempt)
         assert job.extras is not None
-        stage = Stage(self._directory / f"{key[0]}.{key[1]}", job.extras)
+        # A number of its own: the same attempt may come again while this one is still being removed.
+        stage = Stage(self._directory / f"{key[0]}.{key[1]}.{next(self._numbers)}", job.extras)
         self._stages[key] = stage
         stage.preparing = self._start(self._prepare(job, stage))
 
@@ -134,9 +135,11 @@ class Stager:
             for path, digest in extras.files:
                 await self._mover.copy(job.ticket, digest, stage.work / path)
             if extras.checkpoint and job.attempt > 1:
-                for file in await self._mover.resume(job.ticket):
-                    await self._mover.fetch_to(job.ticket, file, stage.checkpoint / file.path)
+                await self._resume(job.ticket, stage)
         except Refused as refused:
+            if refused.status == AWAY:  # it waits at the load balancer, and takes no slot
+                self._give_back(key)
+                return
             # Where the job is not open any more, its end is nobody's news.
             code = None if refused.status == NOT_FOUND and not extras.files else NOT_STARTED
             self._end(key, code, f"it could not be started: {refused.reason}")
@@ -145,11 +148,27 @@ class Stager:
             # This node's fault: it runs elsewhere. But not as fast as a queue is long.
             log.warning("the files of %s cannot be kept here: %s", job.ticket, _said(error))
             await asyncio.sleep(FAULT_PAUSE)
-            self._end(key, None, f"its files could not be kept here: {_said(error)}")
+            self._give_back(key)
             return
         if extras.checkpoint:
             stage.periodic = self._start(self._take_for_ever(job.ticket, job.attempt, stage))
         self._spawn(self._staged(job, stage))
+
+    async def _resume(self, ticket: str, stage: Stage) -> None:
+        """Fetches its last checkpoint; anew where a late one of an earlier attempt takes its place."""
+        known: object = None
+        while True:
+            files = await self._mover.resume(ticket)
+            try:
+                for file in files:
+                    await self._mover.fetch_to(ticket, file, stage.checkpoint / file.path)
+                return
+            except Refused as refused:
+                if refused.status != NOT_FOUND or files == known:
+                    raise
+            known = files
+            await in_thread(remove_tree, str(stage.checkpoint))
+            stage.checkpoint.mkdir(mode=0o700)
 
     def _staged(self, job: Spawn | SpawnTask, stage: Stage) -> Spawn | SpawnTask:
         """It, with what it is to find."""
@@ -168,6 +187,9 @@ class Stager:
             return replace(job, extras=extras, output=str(stage.output))
         return replace(job, extras=extras)
 
+    def _give_back(self, key: Key) -> None:
+        self._heard(FromHelpers([TakenBack(*key)]))
+
     def _end(self, key: Key, code: int | None, reason: str) -> None:
         now = self._now()
         self._heard(FromHelpers([CommandEnded(*key, now, now, code, reason=reason)]))
@@ -179,7 +201,7 @@ class Stager:
         if not self._stages:
             return
         for news in event.news:
-            if isinstance(news, CommandEnded):
+            if isinstance(news, CommandEnded | TakenBack):
                 stage = self._stages.get((news.ticket, news.attempt))
                 if stage is not None and stage.periodic is not None:
                     stage.periodic.cancel()
@@ -203,18 +225,19 @@ class Stager:
 
     async def _ship(self, key: Key, stage: Stage) -> None:
         files: list[ResultFile] = []
-        fault = ""
-        await self._mover.handed_in(key[0])
+        faults: list[str] = []
+        if refused_ones := await self._mover.handed_in(*key):
+            faults.append(f"{refused_ones} of its partial results were refused")
         try:
             if stage.extras.leaves_files:
                 found = await asyncio.to_thread(_left, stage, self._most_bytes)
                 files = await asyncio.to_thread(hashed, found)
                 await self._mover.bring(RESULTS, *key, files, found)
-        except (BadTree, Refused) as refused:
-            fault = str(refused)
-        except OSError as error:
-            fault = _said(error)
-        self._heard(Shipped(*key, () if fault else tuple(files), fault))
+        except (BadTree, Refused, OSError) as fault:
+            said = _said(fault) if isinstance(fault, OSError) else str(fault)
+            faults.append(f"its result files were refused: {said}")
+            files = []
+        self._heard(Shipped(*key, tuple(files), "; ".join(faults)))
         self._clear(key)
 
     def _clear(self, key: Key) -> None:

@@ -35,7 +35,7 @@ from loadbalancer.core.events import (
     Tick,
     Together,
 )
-from loadbalancer.core.jobs import Job, Row
+from loadbalancer.core.jobs import Job, Row, State
 from loadbalancer.core.keys import Keys
 from loadbalancer.core.ledger import Ledger
 from loadbalancer.core.nodes import Node
@@ -192,6 +192,7 @@ class Balancer:
         self._prompt += [Accept(link, node.name), Send(link, welcome)]
         self._reconcile(node, hello, crashed)
         self.ledger.ask_again(node)
+        self.ledger.unpark(node)
         node.owed.reset()
         self.ledger.owing[node.node_id] = node
         self._dispatcher.hurry()
@@ -439,7 +440,12 @@ class Balancer:
             self.ledger.counters["recalled"] += 1
             if job.cancelled:
                 self.ledger.end(job, JobOutcome.CANCELLED, "before it started")
+            elif job.state is State.ASSIGNED:
+                self.ledger.requeue(job)
+            elif self.ledger.node(job.origin).link is None:
+                self.ledger.park(job)
             else:
+                self.ledger.tell(job, "not started: its files could not be kept there")
                 self.ledger.requeue(job)
         node.recalled.clear()
 

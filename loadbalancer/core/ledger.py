@@ -35,6 +35,8 @@ from protocol.messages import JobItem
 #: Seconds before a failed job is tried again: doubled from the first to the longest.
 RETRY_FIRST = 1.0
 RETRY_LONGEST = 300.0
+#: A job that needs its origin, which is away, waits for it; so long where it does not come.
+PARKED = 3600.0
 #: Lost attempts of a job whose result would still count: the latest so many.
 LOST_REMEMBERED = 8
 #: Seconds until it is recorded that jobs may be forgotten, if nothing else is to be recorded before.
@@ -172,6 +174,27 @@ class Ledger:
         self.queue.append_left(job)
         self.waiting += 1
         self._touched[job.ticket] = job
+
+    def park(self, job: Job) -> None:
+        """It was not started, as what it is to find is at its origin, which is away."""
+        self.tell(job, "not started: its files are at its origin, which is away")
+        job.not_before = self.now + PARKED
+        self._leave_node(job)
+        job.move(State.DELAYED)
+        job.since = self.now
+        self._delay(job)
+        self._touched[job.ticket] = job
+
+    def is_parked(self, job: Job) -> bool:
+        """Nothing else is delayed for so long."""
+        return job.state is State.DELAYED and job.not_before > self.now + RETRY_LONGEST
+
+    def unpark(self, origin: Node) -> None:
+        """It has connected."""
+        for _, _, job in list(self._delayed):
+            if self.is_parked(job) and job.origin == origin.node_id:
+                job.not_before = self.now
+                self._wake_at_not_before(job)
 
     def tell(self, job: Job, how: str) -> None:
         """An attempt is over, and is not the one that the job ends with: that goes into its story."""

@@ -80,8 +80,12 @@ def test_a_command_goes_on_where_it_stopped_when_its_node_dies(
         ticket = on_beta(client, count(5, gate, take))
         manifest = alpha.data / "checkpoints" / ticket / "manifest"
         # Three steps are done, and their checkpoint is home.
-        work = beta.data / "work" / "stage" / f"{ticket}.1" / "checkpoint" / "n"
-        eventually(lambda: work.exists() and work.read_text() == "3\n", "it has come to its third step")
+        stage = beta.data / "work" / "stage"
+
+        def steps() -> list[str]:
+            return [place.read_text() for place in stage.glob(f"{ticket}.1.*/checkpoint/n")]
+
+        eventually(lambda: steps() == ["3\n"], "it has come to its third step")
         kept = alpha.data / "checkpoints" / ticket
         # The files of the one before go when this one has taken its place.
         eventually(lambda: manifest.exists() and contents(kept) == [b"3\n"], "that is home")
@@ -135,6 +139,14 @@ def test_all_that_a_task_handed_out_is_there_with_its_result(cluster: Cluster) -
             assert (result["outcome"], result["value"]) == ("succeeded", 20)
             values = [each["value"] for each in client.ask_json(f"partial {ticket}")["partial"]]
             assert values == list(range(20))
+
+
+def test_many_of_a_task_that_does_not_wait_are_kept_all(cluster: Cluster) -> None:
+    with cluster.nodes["alpha"].json_client() as client:
+        (ticket,) = client.submit('task hand_out {"count": 1500}')
+        assert client.wait(ticket)[0]["outcome"] == "succeeded"
+        values = [each["value"] for each in client.ask_json(f"partial {ticket}")["partial"]]
+        assert values == list(range(1500))
 
 
 def test_a_retried_job_finds_it_on_the_same_node_as_well(cluster: Cluster) -> None:

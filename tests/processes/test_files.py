@@ -171,14 +171,14 @@ class TestTheWayThere:
             assert client.wait(ticket)[0]["stdout"].strip() == str(len(CONTENT))
 
     def test_where_its_disk_is_full_a_job_runs_elsewhere(self, make_cluster: Make) -> None:
-        cluster = make_cluster(NODE_GRACE_PERIOD=300, CRASH_LIMIT=100)
+        cluster = make_cluster(NODE_GRACE_PERIOD=300, CRASH_LIMIT=1)
         alpha, beta = cluster.add_node("alpha", 1), cluster.add_node("beta", 1)
         beta.file_limit = 6 * MIB
         for program in (cluster.balancer, alpha, beta):
             program.start()
         with alpha.json_client() as client:
             digest = upload(client, CONTENT)
-            job = json.dumps({"run": "true", "file": {"x": digest}})
+            job = json.dumps({"run": "true", "file": {"x": digest}, "at_most_once": True})
             results = client.wait(*client.submit(*[job] * 30))
             assert {(each["outcome"], each["node"]) for each in results} == {("succeeded", "alpha")}
             assert "cannot be kept here: File too large" in beta.said
@@ -186,6 +186,22 @@ class TestTheWayThere:
             assert {each["outcome"] for each in results} == {"succeeded"}
         assert not beta.ended
         assert unfinished(beta) == []
+
+    def test_an_origin_that_is_gone_takes_no_slot_for_what_only_it_has(self, make_cluster: Make) -> None:
+        cluster = make_cluster(NODE_GRACE_PERIOD=1000)
+        alpha, beta = cluster.start("alpha", "beta")
+        with alpha.json_client() as client:
+            digest = upload(client, b"x")
+            beta_is_full = [json.dumps({"sleep": 1000})] * 8
+            tickets = client.submit(*beta_is_full, *[json.dumps({"run": "cat x", "file": {"x": digest}})] * 3)
+        alpha.kill()
+        with beta.json_client() as client:
+            (other,) = client.submit("run echo other")
+            assert client.wait(other)[0]["stdout"] == "other\n"
+        alpha.start()
+        with alpha.json_client() as client:
+            results = client.wait(*tickets[8:])
+            assert [(each["outcome"], each["stdout"]) for each in results] == [("succeeded", "x")] * 3
 
 
 class TestTheWayHome:

@@ -168,12 +168,23 @@ class SimPool:
         self._supervisors: list[SimHelper] = []
         #: Slots that were asked for, where these are more than one.
         self.wide: dict[Held, int] = {}
+        #: What is to find files that cannot be had here: given back after a while, unless it is killed.
+        self._unready: set[Held] = set()
 
     def perform(self, action: Spawn | SpawnTask | TakeBack | Kill) -> None:
         key = Held(action.ticket, action.attempt)
         if isinstance(action, Spawn | SpawnTask) and action.extras is not None and action.extras.cpus > 1:
             self.wide[key] = action.extras.cpus
             self._node.world.seen["wide"] += 1
+        if isinstance(action, Kill) and key in self._unready:
+            self._unready.remove(key)
+            self._tell(CommandEnded(*key, self._node.world.now, self._node.world.now, None), after=0.0)
+            return
+        if isinstance(action, Spawn | SpawnTask) and self._lacks_files(action):
+            self._node.world.seen["given back"] += 1
+            self._unready.add(key)
+            self._tell(TakenBack(*key), after=self._node.world.random.choice((0.0, 1.0, 5.0)))
+            return
         if isinstance(action, Spawn):
             self._spawn(key, action)
             return
@@ -191,6 +202,21 @@ class SimPool:
         else:
             helper = self._free(self._helpers)
         helper.give(key, action.line)
+
+    def _lacks_files(self, action: Spawn | SpawnTask) -> bool:
+        has_files = action.extras is not None and bool(action.extras.result_dir)
+        return has_files and self._node.world.random.random() < 0.2
+
+    def _tell(self, news: CommandEnded | TakenBack, after: float) -> None:
+        key = Held(news.ticket, news.attempt)
+
+        def tell() -> None:
+            if isinstance(news, CommandEnded) or key in self._unready:
+                self._unready.discard(key)
+                self.wide.pop(key, None)
+                self._process.submit(FromHelpers([news]))
+
+        self._node.world.after(after, lambda: self._process.awake(tell))
 
     def _free(self, helpers: list[SimHelper]) -> SimHelper:
         for each in helpers:

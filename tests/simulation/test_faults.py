@@ -185,10 +185,12 @@ def is_at_rest(world: World) -> bool:
     """Nothing is open, runs, or is kept anywhere."""
     if world.balancer is None or len(world.core.ledger.jobs) != len(world.balancer_disk.rows):
         return False
-    # What a node that never comes back is owed stays.
+    # What a node that never comes back is owed stays, and what is to find its files there waits.
     gone = {node.node_id for node in world.nodes if node.gone}
-    if any(job.origin not in gone or job.state is not State.DONE for job in world.core.ledger.jobs.values()):
-        return False
+    ledger = world.core.ledger
+    for job in ledger.jobs.values():
+        if job.origin not in gone or not (job.state is State.DONE or ledger.is_parked(job)):
+            return False
     return all(node.gone or is_node_at_rest(node) for node in world.nodes)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,40 @@ class TestPieces:
             at = PIECE_BYTES
             await bench.ask("put", RESULTS, LEAVES, digest_of(CONTENT), len(CONTENT), at, b"x")
         assert bench.unfinished() == []
+
+    async def test_who_does_not_want_it_any_more_leaves_nothing(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As a job of this very node that is cancelled: nothing is between it and the disk."""
+        begun, may = threading.Event(), threading.Event()
+        write = os.write
+
+        def slow(*given: Any) -> int:
+            begun.set()
+            may.wait()
+            return write(*given)
+
+        monkeypatch.setattr(os, "write", slow)
+        putting = asyncio.ensure_future(bench.put(CONTENT, until=PIECE_BYTES))
+        await asyncio.to_thread(begun.wait)
+        putting.cancel()
+        may.set()
+        await asyncio.gather(putting, return_exceptions=True)
+        for _ in range(1000):
+            if not bench.unfinished():
+                break
+            await asyncio.sleep(0.01)
+        assert bench.unfinished() == []
+
+    async def test_a_partial_result_that_cannot_be_written_is_refused(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with refused(NO_ROOM, "its origin cannot keep it: No space left on device"):
+            await bench.ask("partial", LEAVES, 1, 0, "1")
 
     async def test_pieces_are_given_to_who_asks(self, bench: Bench) -> None:
         await bench.put(CONTENT)

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -363,3 +364,57 @@ async def test_a_checkpoint_goes_home_and_comes_back(wire: Wire, tmp_path: Path)
         await wire.mover.fetch_to(CHECKS, file, tmp_path / "again" / file.path)
     assert (tmp_path / "again" / "a").read_bytes() == CONTENT
     assert (tmp_path / "again" / "b").read_bytes() == b""
+
+
+async def test_a_checkpoint_that_is_damaged_at_its_origin_is_none(wire: Wire, tmp_path: Path) -> None:
+    files, found = leave(tmp_path / "left", a=CONTENT)
+    await wire.mover.bring(CHECKPOINT, CHECKS, 1, files, found)
+    (kept,) = (tmp_path / "home" / "checkpoints" / CHECKS).glob("[0-9a-f]*")
+    os.truncate(kept, len(CONTENT) // 2)
+    (file,) = await wire.mover.resume(CHECKS)
+    with pytest.raises(Refused, match="a of its checkpoint is damaged at its origin"):
+        await wire.mover.fetch_to(CHECKS, file, tmp_path / "again")
+
+
+async def test_what_a_job_is_to_find_is_not_waited_for_without_end(
+    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While its origin is away: the job has a slot."""
+    monkeypatch.setattr(moving, "AWAY_PATIENCE", 0.01)
+    digest = wire.upload(CONTENT)
+
+    def away(what: str, value: Any) -> str | None:
+        raise Refused(AWAY, "its node is away", is_told=True)
+
+    wire.weather = away
+    with pytest.raises(Refused, match="away"):
+        await wire.mover.copy(OTHER, digest, tmp_path / "x")
+    with pytest.raises(Refused, match="away"):
+        await wire.mover.resume(CHECKS)
+    wire.weather = lambda what, value: None
+    await wire.mover.copy(OTHER, digest, tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == CONTENT
+
+
+async def test_partial_results_that_are_refused_are_counted(wire: Wire) -> None:
+    async def full(asker: str, asked: object) -> object:
+        raise Refused(NO_ROOM, "its origin cannot keep it")
+
+    wire.handlers["partial"] = full
+    for number in range(3):
+        with pytest.raises(Refused):
+            await wire.mover.hand_in(CHECKS, 1, number, "1")
+    assert [await wire.mover.handed_in(CHECKS, attempt) for attempt in (2, 1, 1)] == [0, 3, 0]
+
+
+@pytest.mark.parametrize("wanted", [({},), (5,), "a", None, ("0" * 64,)])
+async def test_an_origin_that_wants_what_there_is_not_is_refused(
+    wire: Wire, tmp_path: Path, wanted: object
+) -> None:
+    async def wrong(asker: str, asked: object) -> object:
+        return wanted
+
+    wire.handlers["wants"] = wrong
+    files, found = leave(tmp_path / "left", a=b"x")
+    with pytest.raises(Refused, match="wants what there is not"):
+        await wire.mover.bring(RESULTS, LEAVES, 1, files, found)

@@ -7,7 +7,7 @@ import pytest
 
 from clusternode.files import partials as module
 from clusternode.files.partials import Partials, TooMuch
-from protocol.limits import PARTIAL_LIMIT, PARTIALS_BYTES
+from protocol.limits import JSON_DEPTH_LIMIT, PARTIAL_LIMIT, PARTIALS_BYTES
 
 T = "ABCDEFGHIJ012345"
 
@@ -68,6 +68,20 @@ def test_only_so_many_tickets_are_remembered_and_the_others_are_read_again(
     for ticket in tickets:
         partials.keep(ticket, 1, 1, "2")
         assert partials.read(ticket) == [(1, 0, 1), (1, 1, 1)]
+
+
+DEEP = "[" * (JSON_DEPTH_LIMIT + 1) + "]" * (JSON_DEPTH_LIMIT + 1)
+
+
+@pytest.mark.parametrize("value", [DEEP, "[" * 30_000, "[1", ""])
+def test_what_no_reply_can_hold_is_refused_and_passed_over_where_it_is(tmp_path: Path, value: str) -> None:
+    partials = Partials(tmp_path)
+    partials.keep(T, 1, 0, "1")
+    with pytest.raises(TooMuch, match="no JSON, or nested deeper"):
+        partials.keep(T, 1, 1, value)
+    with (tmp_path / f"{T}.jsonl").open("a") as file:
+        file.write(f"[1,1,{value}]\n")
+    assert Partials(tmp_path).read(T) == [(1, 0, 1)]
 
 
 def test_there_is_a_bound_on_each_and_on_all(tmp_path: Path) -> None:

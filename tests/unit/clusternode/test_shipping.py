@@ -14,6 +14,7 @@ from clusternode.core.events import (
     Spawn,
     SpawnTask,
     Stop,
+    TakenBack,
     Tick,
     Unship,
 )
@@ -30,6 +31,7 @@ from protocol.messages import (
     NotHere,
     RequestOfRes,
     Result,
+    Returned,
 )
 
 from .bench import Bench, ticket
@@ -67,8 +69,8 @@ def test_a_result_waits_for_its_files_and_its_slot_does_not(bench: Bench) -> Non
 
 
 def test_files_that_are_refused_fail_a_job_that_succeeded(bench: Bench) -> None:
-    bench.step(Shipped(*KEY, (), "link x leads out of it"))
-    assert results(bench) == [("failed", "its result files were refused: link x leads out of it", ())]
+    bench.step(Shipped(*KEY, (), "its files were refused: link x leads out of it"))
+    assert results(bench) == [("failed", "its files were refused: link x leads out of it", ())]
 
 
 def test_a_failed_job_leaves_its_files_too() -> None:
@@ -77,7 +79,7 @@ def test_a_failed_job_leaves_its_files_too() -> None:
     bench.give(Command("x", extras=Extras(keep_output=True)))
     bench.say(over(1, "killed by SIGKILL"))
     bench.step(Shipped(*KEY, (), "disk full"))
-    reason = "killed by SIGKILL; its result files were refused: disk full"
+    reason = "killed by SIGKILL; disk full"
     assert results(bench) == [("failed", reason, ())]
 
 
@@ -174,3 +176,40 @@ def test_a_task_is_told_what_it_has() -> None:
     extras = Extras(result_dir="r", checkpoint=True)
     bench.give(Task("t", extras=extras))
     assert bench.did(SpawnTask) == [SpawnTask(*KEY, "t", "{}", None, False, extras)]
+
+
+# --- files that cannot be had here ---------------------------------------------------------------------
+
+
+def test_a_job_whose_files_cannot_be_had_here_goes_back_and_has_no_slot() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.give(LEAVES, Command("y"))
+    bench.say(TakenBack(*KEY))
+    assert bench.sent(Returned) == [Returned([Held(*KEY)])]
+    assert KEY[0] not in bench.core.executor.running
+    assert [spawn.ticket for spawn in bench.did(Spawn)] == [ticket(1)]
+    # And it may come again, as the same attempt.
+    bench.say(CommandEnded(ticket(1), 1, 1000.0, 1001.0, 0))
+    bench.give(LEAVES)
+    assert [(spawn.ticket, spawn.attempt) for spawn in bench.did(Spawn)] == [KEY]
+
+
+def test_one_that_was_cancelled_meanwhile_is_cancelled() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.give(LEAVES)
+    bench.hear(Cancel([Held(*KEY)]))
+    bench.say(TakenBack(*KEY))
+    assert results(bench) == [("cancelled", "before it started", ())]
+    assert bench.sent(Returned) == []
+
+
+def test_without_a_link_the_next_hello_says_it() -> None:
+    bench = Bench()
+    bench.connect()
+    bench.give(LEAVES)
+    bench.step(LinkDown())
+    bench.say(TakenBack(*KEY))
+    bench.step(LinkUp())
+    assert [list(hello.held) for hello in bench.sent(Hello)] == [[]]

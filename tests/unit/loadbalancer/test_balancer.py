@@ -503,6 +503,45 @@ def test_what_was_dispatched_after_the_question_is_not_taken_as_lost() -> None:
     assert bench.core.ledger.jobs[ticket(1)].attempt == 1
 
 
+def given_back(bench: Bench, link: int, number: int) -> Outcome:
+    """What the job is to find could not be had on the node: it had a slot, and has not started."""
+    held = [Held(ticket(number), bench.job(number).attempt)]
+    bench.say(link, Started(held))
+    return bench.say(link, Returned(held))
+
+
+def test_a_job_whose_files_cannot_be_kept_on_a_node_is_given_away_again_and_nobody_crashed() -> None:
+    bench = Bench(crash_limit=1)
+    bench.join(1)
+    bench.submit(1, 1, at_most_once=True)
+    for _ in range(5):
+        given_back(bench, 1, 1)
+        assert bench.given(1) == [(ticket(1), 1)]
+    job = bench.job()
+    assert (job.losses, job.failures) == (0, 0)
+    assert {told.how for told in job.story or ()} == {"not started: its files could not be kept there"}
+
+
+def test_one_whose_origin_is_away_and_has_its_files_waits_for_it_in_no_slot() -> None:
+    bench = Bench(node_grace_period=10.0)
+    bench.join(1)
+    bench.join(2)
+    bench.submit(1, 1, 2)
+    (number,) = (n for n in (1, 2) if bench.job(n).node == "id2")
+    bench.step(LinkLost(1))
+    given_back(bench, 2, number)
+    assert bench.job(number).state is State.DELAYED
+    bench.pass_time(400.0, 2)
+    assert bench.job(number).state is State.DELAYED
+    again = bench.restarted()
+    again.join(2)
+    assert again.job(number).state is State.DELAYED
+    again.join(1, instance="i1 again")
+    again.tick(INFO_PERIOD)
+    assert again.job(number).state is not State.DELAYED
+    assert again.job(number).attempt == 1
+
+
 def test_a_result_that_was_not_acknowledged_is_delivered_again() -> None:
     bench = Bench(request_result_period=3.0)
     bench.join(1)
