@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise, takewhile
-from typing import NamedTuple
 
 from clusternode.core.events import (
     CommandEnded,
@@ -32,6 +31,7 @@ from clusternode.core.events import (
     TakenBack,
     Unship,
 )
+from clusternode.core.held import Running, Shipping, leaves_files
 from clusternode.core.lanes import Ahead, Fate, Lane, Lanes
 from clusternode.core.outbox import Outbox
 from protocol.errors import ProtocolError
@@ -49,25 +49,6 @@ from protocol.messages import (
 
 #: A job that runs this long is reported as STARTED; shorter ones are spared the message.
 STARTED_AFTER = 0.05
-
-
-@dataclass(slots=True)
-class Running:
-    """`cancelled`: its end, however it comes, is to be taken as that. `progress`: what a task said last."""
-
-    attempt: int
-    spec: JobSpec
-    started_at: float
-    cancelled: bool = False
-    progress: tuple[float, str] | None = None
-
-
-class Shipping(NamedTuple):
-    """An attempt that has ended so, as soon as its files are at its origin."""
-
-    attempt: int
-    outcome: JobOutcome
-    report: Report
 
 
 class Executor:
@@ -254,7 +235,7 @@ class Executor:
             event.reason,
             event.value,
         )
-        leaves = event.partials or _leaves_files(job.spec)
+        leaves = event.partials or leaves_files(job.spec)
         if leaves and outcome not in (JobOutcome.CANCELLED, JobOutcome.LOST):
             self.shipping[event.ticket] = Shipping(event.attempt, outcome, report)
             self._to_leave[key] = now + STARTED_AFTER
@@ -557,7 +538,3 @@ class Executor:
                 del waiting[held]
             for batch in in_batches(held for held in due if held.ticket in jobs):
                 out.prompt.append(Send(kind(batch)))
-
-
-def _leaves_files(spec: JobSpec) -> bool:
-    return not isinstance(spec, Sleep) and spec.extras.leaves_files

@@ -8,7 +8,8 @@ import pytest
 
 from clusternode import following
 from clusternode.core.events import CommandEnded
-from clusternode.core.executor import Executor, Running
+from clusternode.core.executor import Executor
+from clusternode.core.held import Running
 from clusternode.executor import watching
 from clusternode.executor.watching import WINDOW, Watching
 from clusternode.following import Follower, Over, Written
