@@ -7,6 +7,7 @@ ends it (dots at the start of a line are doubled, as in SMTP). JSON: one object 
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -394,16 +395,19 @@ def _payload(spec: Task) -> Any:
 def job_fields(job: JobView) -> dict[str, Any]:
     """The object of `result`: every key is always there, null where there is nothing to say yet.
 
-    Times are seconds since the epoch. Bytes of the output that are no UTF-8 stand as U+FFFD.
+    Times are seconds since the epoch. Bytes of the output that are no UTF-8 stand as U+FFFD, and all of that
+    output once more under `stdout_base64` or `stderr_base64`.
     """
     report = job.report
+    stdout, more = _text("stdout", report.stdout) if report else (None, {})
+    stderr, more_of_stderr = _text("stderr", report.stderr) if report else (None, {})
     return {
         "ticket": job.ticket,
         "state": str(job.state),
         "outcome": None if job.outcome is None else str(job.outcome),
         "exit_code": report.exit_code if report else None,
-        "stdout": report.stdout.decode("utf-8", "replace") if report else None,
-        "stderr": report.stderr.decode("utf-8", "replace") if report else None,
+        "stdout": stdout,
+        "stderr": stderr,
         "truncated": report.truncated if report else False,
         "attempt": job.attempt,
         "node": (report.node or None) if report else job.node,
@@ -414,9 +418,18 @@ def job_fields(job: JobView) -> dict[str, Any]:
         "stdout_bytes": report.stdout_total if report else None,
         "stderr_bytes": report.stderr_total if report else None,
         "value": _value(report) if report else None,
+        **more,
+        **more_of_stderr,
         **({"files": files_fields(report.files)} if report and report.files else {}),
         "job": spec_fields(job.spec),
     }
+
+
+def _text(stream: str, output: bytes) -> tuple[str, dict[str, str]]:
+    try:
+        return output.decode(), {}
+    except UnicodeDecodeError:
+        return output.decode("utf-8", "replace"), {f"{stream}_base64": b64encode(output).decode()}
 
 
 def _array_fields(array: ArrayView) -> dict[str, Any]:

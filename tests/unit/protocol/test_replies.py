@@ -351,6 +351,7 @@ def test_a_json_result_holds_the_whole_report() -> None:
         "stdout_bytes": 3,
         "stderr_bytes": 9,
         "value": None,
+        "stdout_base64": "YQr/",
         "job": {"sleep": 7},
     }
 
