@@ -1,11 +1,14 @@
+import contextlib
 import os
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, BrokenBarrierError
+from typing import Any
 
 import pytest
 
+from evenly.workload import state as module
 from evenly.workload.books import EARLY, Books
 from evenly.workload.errors import WorkloadError
 from evenly.workload.state import UNKNOWN, Counts, End, Open, Refusal, State, Ticket
@@ -88,23 +91,27 @@ def test_two_do_not_work_on_one_state(path: Path, state: State) -> None:
     assert path.stat().st_ino == number, "who has it open still has the one that is there"
 
 
-def test_of_two_that_take_it_at_once_one_has_it(tmp_path: Path) -> None:
-    """Also where both find it before one has it for itself."""
-    for number in range(12):
-        path, both = tmp_path / str(number), Barrier(2)
+def test_of_two_that_take_it_at_once_one_has_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither goes on before the other has found it as well, or is kept from it."""
+    both, check = Barrier(2), module._check
 
-        def take(path: Path = path, both: Barrier = both) -> State | str:
-            both.wait()
-            try:
-                return State.create(path, "abc", {"jobs": 1})
-            except WorkloadError as error:
-                return str(error)
+    def slow(*given: Any) -> None:
+        check(*given)
+        with contextlib.suppress(BrokenBarrierError):
+            both.wait(0.3)
 
-        with ThreadPoolExecutor(2) as threads:
-            taken = [each.result() for each in [threads.submit(take), threads.submit(take)]]
-        (state,) = [each for each in taken if isinstance(each, State)]
-        state.close()
-        assert f"{path} is in use: another evenly run works on it" in taken
+    def take() -> State | str:
+        try:
+            return State.create(path, "abc", {"jobs": 1})
+        except WorkloadError as error:
+            return str(error)
+
+    monkeypatch.setattr(module, "_check", slow)
+    with ThreadPoolExecutor(2) as threads:
+        taken = [each.result() for each in [threads.submit(take), threads.submit(take)]]
+    (state,) = [each for each in taken if isinstance(each, State)]
+    state.close()
+    assert f"{path} is in use: another evenly run works on it" in taken
 
 
 def test_what_is_no_state_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
