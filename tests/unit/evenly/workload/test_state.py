@@ -92,7 +92,7 @@ def test_two_do_not_work_on_one_state(path: Path, state: State) -> None:
 
 
 def test_of_two_that_take_it_at_once_one_has_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither goes on before the other has found it as well, or is kept from it."""
+    """While both can read it, neither can write, and both might be refused: so one does not get so far."""
     both, check = Barrier(2), module._check
 
     def slow(*given: Any) -> None:
@@ -112,6 +112,7 @@ def test_of_two_that_take_it_at_once_one_has_it(path: Path, monkeypatch: pytest.
     (state,) = [each for each in taken if isinstance(each, State)]
     state.close()
     assert f"{path} is in use: another evenly run works on it" in taken
+    assert both.broken, "they have not met"
 
 
 def test_what_is_no_state_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
