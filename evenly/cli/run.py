@@ -59,6 +59,9 @@ def run(
     Exit code: 0 if all jobs succeeded, 1 if some did not, 2 for a bad file, 3 if no node can be reached, 130
     after Ctrl-C.
     """
+    group = click.get_current_context().parent
+    if nodes is None and group is not None:
+        nodes = group.params.get("nodes")  # of `evenly -s … run`
     wishes = Wishes(file, state, format, speed, skip_bad, resume, retry_failed, not no_wait)
     try:
         try:
