@@ -117,7 +117,8 @@ def _how_to_resume(wishes: Wishes, nodes: str | None, state: State) -> str:
 def _named(wishes: Wishes, nodes: str | None) -> str:
     server = f" -s {shlex.quote(nodes)}" if nodes else ""
     where = f" --state {shlex.quote(str(wishes.state))}" if wishes.state else ""
-    return shlex.quote(str(wishes.file)) + where + server
+    name = str(wishes.file)  # a Path has forgotten the ./ that keeps a name from being an option
+    return shlex.quote(f"./{name}" if name.startswith("-") else name) + where + server
 
 
 def _tell(line: str) -> None:

@@ -130,6 +130,15 @@ def test_hints_name_the_nodes_and_the_state(
     assert err.endswith(f"{named} --retry-failed submits the failed ones again\n")
 
 
+def test_a_hint_for_a_name_that_looks_like_an_option(
+    node: FakeNode, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "false", name="-jobs.sh")
+    _, _, err = run("run", "./-jobs.sh")
+    assert err.endswith("evenly run ./-jobs.sh --retry-failed submits the failed ones again\n")
+
+
 # --- files and arguments ---------------------------------------------------------------------------------
 
 
