@@ -59,6 +59,9 @@ def run(
     Exit code: 0 if all jobs succeeded, 1 if some did not, 2 for a bad file, 3 if no node can be reached, 130
     after Ctrl-C.
     """
+    group = click.get_current_context().parent
+    if nodes is None and group is not None:
+        nodes = group.params.get("nodes")  # of `evenly -s … run`
     wishes = Wishes(file, state, format, speed, skip_bad, resume, retry_failed, not no_wait)
     try:
         try:
@@ -114,7 +117,8 @@ def _how_to_resume(wishes: Wishes, nodes: str | None, state: State) -> str:
 def _named(wishes: Wishes, nodes: str | None) -> str:
     server = f" -s {shlex.quote(nodes)}" if nodes else ""
     where = f" --state {shlex.quote(str(wishes.state))}" if wishes.state else ""
-    return shlex.quote(str(wishes.file)) + where + server
+    name = str(wishes.file)  # a Path has forgotten the ./ that keeps a name from being an option
+    return shlex.quote(f"./{name}" if name.startswith("-") else name) + where + server
 
 
 def _tell(line: str) -> None:

@@ -80,6 +80,9 @@ def shell() -> Parser:
         text = _text(line)
         if _says_nothing(text):
             return None
+        if (len(text) - len(text.rstrip("\\"))) % 2:
+            rest = line.decode().lstrip()[len(text) :]
+            text += rest.rstrip("\r\n")[:1]  # a blank that is escaped is part of the command
         try:
             command(text, ())
         except BadOption as error:

@@ -100,9 +100,12 @@ class Run:
         if self.books.submitted < self.books.jobs:
             await self._lane.ask(b"json", object_of)
             self._state.set(begun=1)
-            # The station first: so it hears of all that ends.
+            # The station first: so it hears of all that ends. But one whose node goes in this moment is not
+            # waited for, where others are there; what it does not hear is asked for.
             if follows:
-                await self._station(self._lane.node).ready()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(TIMEOUT):
+                        await self._station(self._lane.node).ready()
             clock = asyncio.get_running_loop().time
             began: float | None = None
             for entry, round in self._unsubmitted():
@@ -165,7 +168,11 @@ class Run:
         except Refused as error:
             self.books.refused(Refusal(number, line, round, str(error)))
             return
-        origin = self._origin(job.node) if job.node else UNKNOWN
+        origin = UNKNOWN
+        try:
+            origin = self._origin(job.node) if job.node else UNKNOWN
+        except WorkloadError as error:  # not for who reads from the connection
+            self._fault = self._fault or error
         self._is_seeking = self._is_seeking or origin == UNKNOWN
         self.books.ticket(Ticket(number, line, round, job.ticket, origin))
 

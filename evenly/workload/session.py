@@ -100,6 +100,11 @@ def _go_on(wishes: Wishes, state: State) -> Workload:
             f"{wishes.file} is not the file it was when its run began: its lines would be taken for others; "
             f"a run without --resume and with another --state is a new one"
         )
+    if workload.speed != state.get("speed") and workload.survey().jobs != state.get("jobs"):
+        raise WorkloadError(
+            f"with --speed {workload.speed:g} other lines of {wishes.file} are bad than with "
+            f"{state.get('speed'):g}, as its run has them: its jobs would be taken for others"
+        )
     if wishes.retries:
         state.retry_failed()
     state.set(over=0, speed=workload.speed)

@@ -19,6 +19,8 @@ from evenly.workload.errors import WorkloadError
 VERSION = 1
 #: Behind the name of the workload file.
 SUFFIX = ".run"
+#: Seconds for another process that begins in the same moment to see that it is the second.
+BUSY = 0.1
 #: KiB of memory for pages; the index of tickets holds those of open jobs alone.
 CACHE_KIB = 16 * 1024
 #: Stands for an origin that is not known yet, and for a job that was refused and has no ticket.
@@ -293,9 +295,12 @@ def _connect(path: Path) -> sqlite3.Connection:
         )
     connection: sqlite3.Connection | None = None
     try:
-        connection = sqlite3.connect(path, timeout=0, check_same_thread=False)
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection = sqlite3.connect(path, timeout=BUSY, check_same_thread=False)
+        # To read and to write at once: of two that can read already, neither can write.
+        connection.execute("BEGIN EXCLUSIVE")
         _check(path, connection)  # before anything of it is changed: it may be somebody else's
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("COMMIT")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")

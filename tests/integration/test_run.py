@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import sqlite3
 import time
 from collections.abc import Callable
@@ -143,6 +144,9 @@ def test_what_is_only_submitted_is_followed_later(shared_cluster: Cluster, tmp_p
     ended = evenly("run", path, "-s", server(shared_cluster), "--no-wait")
     resume = f"evenly run {path} -s {server(shared_cluster)} --resume"
     assert (ended.code, ended.out) == (0, f"2 of 2 jobs are submitted; {resume} follows them.\n")
+    refused = evenly("run", path, "-s", server(shared_cluster))
+    assert (refused.code, refused.out) == (2, "")
+    assert f"a run of {path} is not over (2 of 2 submitted, 0 done): --resume goes on with it" in refused.err
     ended = evenly("run", path, "-s", server(shared_cluster), "--resume", "--json")
     assert (ended.code, ended.report["succeeded"]) == (1, 1)
     assert ended.report["failures"][0]["reason"] == "exit code 3"
@@ -219,6 +223,18 @@ def test_two_do_not_run_one_file(shared_cluster: Cluster, tmp_path: Path) -> Non
         client.ask(f"cancel {ticket}")
     ended = evenly("run", path, "-s", server(shared_cluster), "--resume")
     assert "  1 cancelled: line 1\n" in ended.out
+
+
+def test_of_two_that_begin_at_once_one_runs_the_file(shared_cluster: Cluster, tmp_path: Path) -> None:
+    traces = Traces(tmp_path)
+    path = write(tmp_path, [{"run": traces.job(number)} for number in range(50)])
+    words = ("run", path, "-s", server(shared_cluster))
+    with started(*words) as first, started(*words) as second:
+        one, other = sorted((end_of(each) for each in (first, second)), key=lambda ended: ended.code)
+    assert one.code == 0, one
+    # Where it was late, the first was over: then it is a run of its own.
+    assert other.code == 0 or (" is in use: " in other.err or " is not over (" in other.err), other
+    assert set(traces.counts.values()) == {1 if other.code else 2}
 
 
 def test_an_array_is_one_job_of_the_file(shared_cluster: Cluster, tmp_path: Path) -> None:
@@ -309,3 +325,42 @@ def test_lines_with_the_same_key_of_their_own_are_one_job(shared_cluster: Cluste
         (tickets,) = state.execute("SELECT count(DISTINCT ticket) FROM job").fetchone()
     state.close()
     assert (tickets, traces.counts) == (2, {"x": 1})
+
+
+def test_a_ticket_of_a_node_that_is_not_named_is_told(shared_cluster: Cluster, tmp_path: Path) -> None:
+    job = {"sleep": 600_000, "key": f"{tmp_path.name}-elsewhere"}
+    with shared_cluster.nodes["beta"].json_client() as client:
+        ticket = client.ask_json(json.dumps(job))["ticket"]
+    path = write(tmp_path, [job, {"sleep": 0}])
+    with started("run", path, "-s", server(shared_cluster)) as process:
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if "answers for" in line)
+        assert said.startswith(
+            f"none of these nodes answers for {ticket}, which another one gave for the same "
+        )
+        assert said.endswith(": -s has to name that one, too\n")
+        assert interrupt(process).code == 130
+    with shared_cluster.nodes["beta"].client() as client:
+        client.ask(f"cancel {ticket}")
+    both = servers(*(shared_cluster.nodes[name].port for name in ("alpha", "beta")))
+    ended = evenly("run", path, "-s", both, "--resume")
+    assert "  1 cancelled: line 1\n" in ended.out
+    assert "answers for" not in ended.err
+
+
+def test_a_failed_line_with_its_own_key_is_tried_again_and_told_plainly(
+    shared_cluster: Cluster, tmp_path: Path
+) -> None:
+    """What it writes to stderr would colour the terminal."""
+    traces, flag = Traces(tmp_path), tmp_path / "flag"
+    then = f"test -e {flag} || {{ printf 'first\\n\\033[31mno \\007flag\\n' >&2; exit 1; }}"
+    job = {"run": traces.job("x", then), "key": f"{tmp_path.name}-again"}
+    path = write(tmp_path, [job, {"run": traces.job("y")}])
+    ended = evenly("run", path, "-s", server(shared_cluster))
+    assert ended.code == 1
+    assert "      [31mno flag\n" in ended.out
+    assert all(c.isprintable() or c == "\n" for c in ended.out + ended.err)
+    flag.touch()
+    ended = evenly("run", path, "-s", server(shared_cluster), "--retry-failed", "--json")
+    assert (ended.code, ended.report["succeeded"]) == (0, 2)
+    assert traces.counts == {"x": 2, "y": 1}

@@ -78,9 +78,25 @@ def test_a_command_is_the_line(text: str) -> None:
         with pytest.raises(UnicodeDecodeError):
             line.decode()
         return
-    assert job(parsed) == {"run": text.strip()}
+    said = text.strip()
+    if (len(said) - len(said.rstrip("\\"))) % 2:
+        said += text.lstrip()[len(said) :].rstrip("\r\n")[:1]
+    assert job(parsed) == {"run": said}
     assert isinstance(parsed, Parsed)
-    assert spec(parsed.job) == Command(text.strip())
+    assert spec(parsed.job) == Command(said)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"touch a\\ \n", "touch a\\ "),
+        (b"touch a\\\t \r\n", "touch a\\\t"),
+        (b" touch a\\\\ \n", "touch a\\\\"),
+        (b"touch a\\\r\n", "touch a\\"),
+    ],
+)
+def test_a_blank_that_is_escaped_is_part_of_the_command(line: bytes, said: str) -> None:
+    assert job(shell()(line)) == {"run": said}
 
 
 def test_a_command_that_no_process_can_be_given() -> None:
@@ -117,7 +133,9 @@ def test_a_job_in_json_is_what_the_node_makes_of_it(text: str) -> None:
 
 
 def test_a_key_of_its_own_stays() -> None:
-    assert spec(with_key('{"sleep": 1, "key": "mine"}', "ours")) == Sleep(1, "mine")
+    text = '{"sleep": 1, "key": "mine"}'
+    assert spec(with_key(text, "ours")) == Sleep(1, "mine")
+    assert spec(with_key(text, "ours", is_new=True)) == Sleep(1, "ours"), "tried again, it is another job"
 
 
 @pytest.mark.parametrize(
@@ -181,10 +199,19 @@ def test_a_job_whose_run_time_is_unknown_is_left_out() -> None:
         (swf_line(1, -2), "run time and processors"),
         (swf_line(1, 1, -2), "run time and processors"),
         (swf_line(1, 3_000_000), "is over 2147483647 ms; --speed N divides it"),
+        (swf_line(1, "1e308"), "a run time of 1e+308 s is over 2147483647 ms; --speed N divides it"),
     ],
 )
 def test_what_is_wrong_with_a_line_of_the_standard_format(line: bytes, said: str) -> None:
     assert said in bad(swf(), line)
+
+
+@pytest.mark.parametrize(("submitted", "speed"), [("1e308", 1.0), (3e9, 1.0), (1e300, 1e-300), (1, 5e-324)])
+def test_a_job_that_is_submitted_in_some_thousand_years(submitted: object, speed: float) -> None:
+    """Times may be infinite once they are divided."""
+    parse = swf(speed)
+    parse(swf_line(0, 0))
+    assert "is too late; --speed N divides it" in bad(parse, swf_line(submitted, 0))
 
 
 @given(st.binary(max_size=200))

@@ -60,6 +60,23 @@ def test_a_replay_takes_as_long_as_its_times_are(monkeypatch: pytest.MonkeyPatch
     assert out.getvalue() == "50 of 100 done, 60 submitted, 5.0/s, 1 h 59 min left\n"
 
 
+def test_in_a_gap_of_a_replay_the_time_left_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing ends for longer than the rate looks back."""
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    out = io.StringIO()
+    with View(out, span=600) as view:
+        for now in (0.0, 100.0, 200.0):  # noqa: B007
+            view.update(books(submitted=50, ended=50))
+        now = 700.0
+        view.update(books(submitted=50, ended=50))
+    assert out.getvalue().splitlines() == [
+        "50 of 100 done, 50 submitted, 0.0/s, 8 min 20 s left",
+        "50 of 100 done, 50 submitted, 0.0/s, 6 min 40 s left",
+        "50 of 100 done, 50 submitted, 0.0/s",
+    ]
+
+
 def test_where_nothing_is_followed_submissions_count() -> None:
     out = io.StringIO()
     with View(out, follows=False) as view:
@@ -78,3 +95,13 @@ def test_a_terminal_has_a_bar(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         view.update(books(submitted=100, ended=100), is_last=True)
     assert "100/100" in out.getvalue()
     assert "[red]n1[/red] is away" in out.getvalue(), "as it is"
+
+
+def test_on_a_terminal_that_can_draw_nothing_there_are_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    out = io.StringIO()
+    monkeypatch.setattr(out, "isatty", lambda: True)
+    with View(out) as view:
+        assert out.getvalue() == ""
+        view.update(books(submitted=100, ended=100), is_last=True)
+    assert out.getvalue() == "100 of 100 done, 100 submitted, 0.0/s\n"

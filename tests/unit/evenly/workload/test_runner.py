@@ -17,9 +17,11 @@ from evenly.workload.reader import Workload
 from evenly.workload.report import report_of
 from evenly.workload.runner import Run
 from evenly.workload.session import Wishes, prepare
-from evenly.workload.state import State
+from evenly.workload.state import State, unusable
 
 from ..fake_node import FakeCluster, FakeNode
+
+Job = dict[str, object]
 
 
 @pytest.fixture(autouse=True)
@@ -61,11 +63,12 @@ class Going:
 
 @asynccontextmanager
 async def going(
-    directory: Path, commands: list[str], nodes: list[str], *, follows: bool = True, **how: object
+    directory: Path, commands: list[str | Job], nodes: list[str], *, follows: bool = True, **how: object
 ) -> AsyncIterator[Going]:
-    """A run of these commands; what is there of an earlier one is gone on with."""
+    """A run of these commands or jobs; what is there of an earlier one is gone on with."""
     path = directory / "jobs.jsonl"
-    path.write_text("".join(json.dumps({"run": command}) + "\n" for command in commands))
+    jobs = ({"run": each} if isinstance(each, str) else each for each in commands)
+    path.write_text("".join(json.dumps(job) + "\n" for job in jobs))
     resumes = path.with_name("jobs.jsonl.run").exists()
     workload, state = prepare(Wishes(path, **({"resumes": resumes} | how)), print)  # type: ignore[arg-type]
     with state:
@@ -242,6 +245,136 @@ async def test_failed_jobs_are_submitted_again_as_new_ones(
         assert await it.end()
         assert report_of(it.state).succeeded == 2
     assert node.submitted() == ["true", "false", "hold", "false", "hold"]
+
+
+# --- keys of their own ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("named", [1, 2, 3])
+async def test_a_ticket_of_a_node_that_is_not_named_is_told(
+    cluster: FakeCluster, tmp_path: Path, named: int
+) -> None:
+    *_, last = await cluster.start(3)
+    (ticket,) = [last._submit({"run": "hold", "key": "mine"})["ticket"]]
+    jobs: list[str | Job] = ["true", {"run": "hold", "key": "mine"}]
+    async with going(tmp_path, jobs, cluster.addresses[:named]) as it:
+        if named < 3:
+            await eventually(lambda: it.told)
+            assert not it.task.done()
+        else:
+            await eventually(lambda: any(line.startswith("result") for line in last.lines))
+        last.finish(ticket)
+        if named == 3:
+            assert await it.end()
+    said = (
+        f"none of these nodes answers for {ticket}, which another one gave for the same key before: -s has "
+    )
+    assert it.told == ([f"{said}to name that one, too"] if named < 3 else [])
+
+
+async def test_jobs_of_own_keys_that_have_ended_already_take_one_sweep(
+    cluster: FakeCluster, node: FakeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stations, "LOOK_PERIOD", 1e9)
+    monkeypatch.setattr(stations, "PAGE", 10)
+    jobs: list[str | Job] = [{"run": "true", "key": f"mine{number}"} for number in range(35)]
+    for job in jobs:
+        assert isinstance(job, dict)
+        node._submit(job)
+    async with going(tmp_path, jobs, cluster.addresses) as it:
+        assert await it.end()
+        assert report_of(it.state).succeeded == 35
+    assert sum(line.startswith("result") for line in node.lines) == len(node.jobs) == 35
+
+
+async def test_a_failed_job_with_a_key_of_its_own_is_tried_again_as_a_new_one(
+    cluster: FakeCluster, node: FakeNode, tmp_path: Path
+) -> None:
+    jobs: list[str | Job] = [{"run": "hold", "key": "mine"}, {"run": "true", "key": "other"}]
+    async with going(tmp_path, jobs, cluster.addresses) as it:
+        await eventually(lambda: it.run.books.submitted == 2)
+        node.finish(next(iter(node.jobs)), exit_code=1)
+        assert await it.end()
+    async with going(tmp_path, jobs, cluster.addresses, retries=True) as it:
+        await eventually(lambda: it.run.books.submitted == 2)
+        first, _, again = node.jobs
+        assert again != first
+        node.finish(again)
+        assert await it.end()
+        assert report_of(it.state).succeeded == 2
+    assert [job["job"]["key"] for job in node.jobs.values()][:2] == ["mine", "other"]
+
+
+# --- what goes wrong ------------------------------------------------------------------------------------
+
+
+async def test_a_node_that_has_answered_and_goes_is_not_waited_for_where_there_are_others(
+    cluster: FakeCluster, tmp_path: Path
+) -> None:
+    first, second = await cluster.start(2)
+    line = first._line
+
+    async def and_goes(*given: object) -> None:
+        await line(*given)  # type: ignore[arg-type]
+        if first.lines == ["json", "json"]:  # the greeting, and the first question
+            asyncio.get_running_loop().call_soon(lambda: gone.append(asyncio.ensure_future(first.stop())))
+
+    gone: list[asyncio.Future[None]] = []
+    first._line = and_goes  # type: ignore[method-assign, assignment]
+    async with going(tmp_path, ["true", "false"], cluster.addresses) as it:
+        assert await it.end()
+    assert gone
+    assert second.submitted() == ["true", "false"]
+
+
+async def test_who_stops_it_does_not_wait_for_the_reasons(
+    cluster: FakeCluster, node: FakeNode, tmp_path: Path
+) -> None:
+    async def silent(verb: str, rest: str, writer: object) -> None:
+        assert verb == "result"
+
+    about, node._about = node._about, silent  # type: ignore[method-assign, assignment]
+    async with going(tmp_path, ["false"], cluster.addresses) as it:
+        await eventually(lambda: any(line.startswith("result") for line in node.lines))
+        it.run.stop.set()
+        assert not await it.end()
+        assert report_of(it.state).failures[0].reason == ""
+    node._about = about  # type: ignore[method-assign]
+    async with going(tmp_path, ["false"], cluster.addresses) as it:
+        assert await it.end()
+        assert report_of(it.state).failures[0].reason == "exit code 1"
+
+
+async def test_a_disk_that_is_full_when_the_first_ticket_comes_ends_it(
+    cluster: FakeCluster, node: FakeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(state: State, address: str) -> int:
+        raise unusable(state.path, Exception("database or disk is full"))
+
+    async with going(tmp_path, ["hold"], cluster.addresses, follows=False) as it:
+        with monkeypatch.context() as patch:
+            patch.setattr(State, "origin", full)
+            with pytest.raises(WorkloadError, match="the disk is full; --resume goes on once there is room"):
+                await it.end()
+    async with going(tmp_path, ["hold"], cluster.addresses) as it:
+        await eventually(lambda: it.run.books.submitted == 1)
+        node.finish(*node.jobs)
+        assert await it.end()
+
+
+async def test_a_file_that_becomes_shorter_while_it_runs_is_told(
+    cluster: FakeCluster, node: FakeNode, tmp_path: Path
+) -> None:
+    path = tmp_path / "jobs.jsonl"
+    path.write_text('{"run": "true"}\n' * 3)
+    workload, state = prepare(Wishes(path), print)
+    path.write_text('{"run": "true"}\n' * 2)
+    with state:
+        run = Run(workload, state, cluster.addresses, told=print, seen=lambda books: None)
+        with pytest.raises(WorkloadError, match="has changed while it was run: it had 3 jobs, and 2 were"):
+            await run.go()
+    with pytest.raises(WorkloadError, match=r"is not over \(2 of 3 submitted, . done\)"):
+        prepare(Wishes(path), print)
 
 
 async def test_a_file_that_changes_while_it_runs_is_noticed(

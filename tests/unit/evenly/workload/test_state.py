@@ -1,9 +1,14 @@
+import contextlib
 import os
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
+from typing import Any
 
 import pytest
 
+from evenly.workload import state as module
 from evenly.workload.books import EARLY, Books
 from evenly.workload.errors import WorkloadError
 from evenly.workload.state import UNKNOWN, Counts, End, Open, Refusal, State, Ticket
@@ -68,9 +73,46 @@ def test_a_new_run_replaces_the_file(path: Path, state: State) -> None:
 
 
 def test_two_do_not_work_on_one_state(path: Path, state: State) -> None:
-    with pytest.raises(WorkloadError, match="is in use: another evenly run works on it"):
-        State.open(path)
+    state.set(begun=1)
+    state.write([ticket(0)])
+    for take in (State.open, lambda path: State.create(path, "def", {})):
+        with pytest.raises(WorkloadError, match="is in use: another evenly run works on it"):
+            take(path)
     state.close()
+    with pytest.raises(WorkloadError, match="a run of jobs is not over \\(1 of 10 submitted, 0 done\\)"):
+        State.create(path, "def", {})
+    again = State.open(path)
+    assert again is not None
+    with again:
+        assert again.open_jobs(1, UNKNOWN, 9) == [Open(0, "T0R0", 1)]
+        again.set(over=1)
+    number = path.stat().st_ino
+    State.create(path, "def", {}).close()
+    assert path.stat().st_ino == number, "who has it open still has the one that is there"
+
+
+def test_of_two_that_take_it_at_once_one_has_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While both can read it, neither can write, and both might be refused: so one does not get so far."""
+    both, check = Barrier(2), module._check
+
+    def slow(*given: Any) -> None:
+        check(*given)
+        with contextlib.suppress(BrokenBarrierError):
+            both.wait(0.3)
+
+    def take() -> State | str:
+        try:
+            return State.create(path, "abc", {"jobs": 1})
+        except WorkloadError as error:
+            return str(error)
+
+    monkeypatch.setattr(module, "_check", slow)
+    with ThreadPoolExecutor(2) as threads:
+        taken = [each.result() for each in [threads.submit(take), threads.submit(take)]]
+    (state,) = [each for each in taken if isinstance(each, State)]
+    state.close()
+    assert f"{path} is in use: another evenly run works on it" in taken
+    assert both.broken, "they have not met"
 
 
 def test_what_is_no_state_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
@@ -80,19 +122,38 @@ def test_what_is_no_state_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(WorkloadError, match="it is no state of a run; --state names another file"):
         State.open(text)
     assert text.read_text().startswith("not a database")
-    other = tmp_path / "other"
-    with sqlite3.connect(other) as database:
-        database.execute("CREATE TABLE mine (x)")
-    database.close()
-    with pytest.raises(WorkloadError, match="is no state of a run"):
-        State.open(other)
-    with sqlite3.connect(other) as database:
-        database.execute("PRAGMA user_version = 7")
-    database.close()
-    with pytest.raises(WorkloadError, match="is of version 7, not 1"):
-        State.open(other)
     with pytest.raises(WorkloadError, match="there is no directory"):
         State.create(tmp_path / "no" / "state", "abc", {})
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [(0, "is no state of a run"), (1, "is no state of a run"), (7, "is of version 7, not 1")],
+)
+def test_a_database_of_somebody_stays_as_it_is(tmp_path: Path, mode: str, version: int, said: str) -> None:
+    other = tmp_path / "other"
+    with sqlite3.connect(other) as database:
+        assert database.execute(f"PRAGMA journal_mode = {mode}").fetchone() == (mode,)
+        database.execute("CREATE TABLE meta (x)")
+        database.execute(f"PRAGMA user_version = {version}")
+    database.close()
+    other.chmod(0o644)
+    before = other.read_bytes()
+    for take in (State.open, lambda path: State.create(path, "abc", {})):
+        with pytest.raises(WorkloadError, match=f"{said}.*; --state names another file"):
+            take(other)
+    assert other.read_bytes() == before, "the journal mode stands in it"
+    assert other.stat().st_mode & 0o777 == 0o644
+    assert list(tmp_path.iterdir()) == [other]
+
+
+def test_an_empty_file_is_taken(path: Path) -> None:
+    path.touch(0o644)
+    assert State.open(path) is None, "no run is in it"
+    with State.create(path, "abc", {"jobs": 1}) as state:
+        assert state.get("run") == "abc"
+    assert path.stat().st_mode & 0o077 == 0
 
 
 # --- jobs -----------------------------------------------------------------------------------------------

@@ -28,3 +28,11 @@ def test_a_result_says_why() -> None:
     assert end_of_result(RESULT | said)[2:4] == ("exit code 137, killed by SIGKILL", "")
     assert end_of_result(RESULT | {"exit_code": None, "stderr": "x" * 1000})[2:4] == ("", "x" * HINT)
     assert end_of_result(RESULT | {"outcome": "succeeded", "exit_code": 0})[2:4] == ("", "")
+
+
+def test_what_a_terminal_would_obey_stays_out() -> None:
+    """Also C1 controls, line ends that are none of ASCII's, and what turns the direction of text."""
+    said = {"stderr": "x\n\x1b]0;title\x07\x1b[31mred\x9b2J \u202eend\r\n", "reason": "by\x1b[2J it\u2028too"}
+    end = end_of_result(RESULT | said)
+    assert end.hint == "]0;title [31mred 2J end"
+    assert end.reason == "exit code 2, by [2J it too"
