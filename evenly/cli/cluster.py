@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from evenly.cli.app import Text
 from evenly.cli.common import emit, json_option, nodes_option, run, table
 from evenly.client import AsyncClient, Status
 
@@ -39,8 +40,8 @@ class Age(click.ParamType[float]):
 @click.command(name="list")
 @click.option("--state", type=click.Choice(STATES), help="Jobs in that state; open: all that have not ended.")
 @click.option("--outcome", type=click.Choice(OUTCOMES), help="Jobs that ended so.")
-@click.option("--tag", help="Jobs with that tag.")
-@click.option("--name", help="Jobs of that name.")
+@click.option("--tag", type=Text(), help="Jobs with that tag.")
+@click.option("--name", type=Text(), help="Jobs of that name.")
 @click.option("--since", type=Age(), help="Jobs of the last 90s, 15m, 2h, 3d.")
 @click.option("-n", "--limit", type=click.IntRange(1, 1_000_000), default=100, show_default=True)
 @nodes_option
@@ -96,7 +97,7 @@ def text_of(job: Status) -> str:
     """What it does, on one short line."""
     spec: dict[str, Any] = job.raw.get("job") or {}
     if "run" in spec:
-        said = str(spec["run"])
+        said = f"{spec['array']} times {spec['run']}" if spec.get("array") else str(spec["run"])
     elif "task" in spec:
         said = f"task {spec['task']}"
     else:
