@@ -27,11 +27,13 @@ from evenly.client.errors import (
 from evenly.client.feed import each_of, fed, map_async
 from evenly.client.lane import Lane, object_of
 from evenly.client.lines import (
+    check,
     job_of,
     line_of,
     quoted,
     result_if_done,
     result_line,
+    seconds,
     status_from,
     submission,
     ticket_of,
@@ -174,12 +176,13 @@ class AsyncClient:
 
     def start(self, job: Submission) -> asyncio.Future[Job]:
         """Puts a submission on its way; the future has its job, or raises as `submit`."""
-        item: Mapping[str, Any] = {"run": job} if isinstance(job, str) else job
-        if self._sends_keys and "key" not in item:
-            item = {**item, "key": f"{self._key}-{next(self._numbers)}"}
-        if "after" in item or "file" in item:
-            return self.keep(asyncio.ensure_future(self._submit_to_one(dict(item))))
         try:
+            check(job)
+            item: Mapping[str, Any] = {"run": job} if isinstance(job, str) else job
+            if self._sends_keys and "key" not in item:
+                item = {**item, "key": f"{self._key}-{next(self._numbers)}"}
+            if "after" in item or "file" in item:
+                return self.keep(asyncio.ensure_future(self._submit_to_one(dict(item))))
             line = line_of(item)
         except EvenlyError as error:
             future: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
@@ -400,7 +403,8 @@ class AsyncClient:
     ) -> Statuses:
         """Jobs of all nodes that can be asked, the newest first. `state`: open, queued, running or done;
         `since`: submitted in the last so many seconds. `raw` of each has its name, its tag and the job."""
-        given = {"state": state, "outcome": outcome, "tag": tag, "name": name, "since": since}
+        given: dict[str, Any] = {"state": state, "outcome": outcome, "tag": tag, "name": name}
+        given["since"] = None if since is None else seconds(since)
         words = [f"--{key} {quoted(value)}" for key, value in given.items() if value is not None]
         pages = [self._list_of(node, words, limit) for node in self.nodes_known]
         found = await asyncio.gather(*pages, return_exceptions=True)

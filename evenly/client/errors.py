@@ -24,7 +24,7 @@ class ConnectionLost(EvenlyError):
 
 
 class Refused(EvenlyError):
-    """A node said no, and why: an option that is wrong, a file that is not there, no room."""
+    """A node said no, or would, and why: an option that is wrong, a file that is not there, no room."""
 
 
 class UnknownTicket(EvenlyError):
