@@ -61,6 +61,12 @@ def test_what_cannot_be_used_is_named(node: FakeNode, run: Run, arguments: list[
     assert not node.jobs
 
 
+def test_nodes_that_are_no_utf8_are_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVENLY_NODES", "\udcff:9000")
+    said = "evenly: EVENLY_NODES is not UTF-8. (evenly --help says more)\n"
+    assert run("nodes") == (exits.USAGE, "", said)
+
+
 def test_the_help_that_is_named_is_that_of_the_subcommand(run: Run) -> None:
     for arguments in (("submit", "--retries"), ("submit",), ("submit", "--time", "x", "true"), ("map",)):
         assert run(*arguments)[2].endswith(f"(evenly {arguments[0]} --help says more)\n")
