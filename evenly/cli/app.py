@@ -103,6 +103,8 @@ def evenly(nodes: str | None) -> None:
     """
     if nodes:
         os.environ["EVENLY_NODES"] = nodes
+    elif not is_utf8(os.environ.get("EVENLY_NODES", "")):
+        raise click.UsageError("EVENLY_NODES is not UTF-8.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
