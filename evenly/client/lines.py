@@ -127,7 +127,8 @@ def job_of(reply: bytes, node: Address) -> Job:
         return Job(reply[len(_TICKET_HEAD) : -2].decode(), node)
     said = object_of(reply, node)
     # With a key it may be a ticket of a node that we know by its name only.
-    return Job(str(said["ticket"]), "" if said.get("node") else node)
+    name = str(said.get("node") or "")
+    return Job(str(said["ticket"]), "" if name else node, name)
 
 
 def result_line(ticket: str) -> bytes:
