@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import sys
 import time
@@ -20,6 +21,7 @@ from evenly.cli.common import (
     ending,
     for_each,
     json_option,
+    named,
     nodes_option,
     printable,
     run,
@@ -82,7 +84,7 @@ async def whole(client: AsyncClient, said: Result) -> dict[str, Any]:
     """The result as it came; of an array, in which only the first jobs are listed, with all of them."""
     raw = dict(said.raw)
     if (array := raw.get("array")) is not None:
-        lane = client.watcher(await client.home(said.ticket)).lane
+        lane = client.connections.watcher(await client.home(said.ticket)).lane
         jobs = raw["jobs"] = list(raw.get("jobs") or ())
         while len(jobs) < array["size"]:
             page = await lane.ask(f"result {said.ticket} {len(jobs)}".encode(), object_of)
@@ -129,7 +131,7 @@ def wait(tickets: tuple[str, ...], timeout: float | None, nodes: str | None, as_
 
     async def work(client: AsyncClient) -> int:
         # All at once: the time is that of all, and one that is late or unknown takes no other's result along.
-        ends = {ticket: client.keep(asyncio.ensure_future(one(client, ticket))) for ticket in tickets}
+        ends = {ticket: client.keep(functools.partial(one, client, ticket)) for ticket in tickets}
         return await for_each(tickets, lambda ticket: shown(ends[ticket]))
 
     sys.exit(run(nodes, work))
@@ -204,7 +206,7 @@ def explain(tickets: tuple[str, ...], nodes: str | None, as_json: bool) -> None:
 def _tell(said: dict[str, Any]) -> None:
     echo(f"{said['ticket']}  {coloured(str(said.get('outcome') or said['state']))}")
     if said.get("why"):
-        echo(f"  {printable(said['why'])}")
+        echo(f"  {printable(named(said['why']))}")
     for attempt in said.get("attempts") or ():
         began, ended = (_at(attempt.get(key)) for key in ("from", "to"))
         until = f"to {ended}" if ended else "until now"

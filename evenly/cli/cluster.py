@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from evenly.cli.app import Text
-from evenly.cli.common import emit, json_option, nodes_option, run, table
+from evenly.cli.app import Text, say
+from evenly.cli.common import emit, json_option, named, nodes_option, run, table
 from evenly.client import AsyncClient, Status
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -47,8 +47,9 @@ class Age(click.ParamType[float]):
 @nodes_option
 @json_option
 def list_(nodes: str | None, as_json: bool, **filters: Any) -> None:
-    """Lists the jobs that these nodes gave tickets for, the newest first."""
-    found = run(nodes, lambda client: client.list(**filters))
+    """Lists the jobs that these nodes gave tickets for, the newest first. Which of them could not be asked is
+    said on stderr."""
+    found = run(nodes, lambda client: client.list(**filters, missed=say))
     if as_json:
         for each in found:
             emit(each.raw)
@@ -73,12 +74,12 @@ def list_(nodes: str | None, as_json: bool, **filters: Any) -> None:
 @nodes_option
 @json_option
 def nodes(nodes: str | None, as_json: bool) -> None:
-    """Shows the nodes as the cluster knows them."""
+    """Shows the nodes as the cluster knows them; where a node knows itself alone, that is said on stderr."""
 
-    async def work(client: AsyncClient) -> list[dict[str, Any]]:
-        return await client.nodes()
-
-    found = sorted(run(nodes, work), key=lambda each: str(each["name"]))
+    cluster = run(nodes, AsyncClient.cluster)
+    if cluster.get("note"):
+        say(named(cluster["note"]))
+    found = sorted(cluster["nodes"], key=lambda each: str(each["name"]))
     if as_json:
         for each in found:
             emit(each)

@@ -131,6 +131,11 @@ def printable(value: object) -> str:
     return "".join(c if c.isprintable() else " " for c in str(value))
 
 
+def named(said: str) -> str:
+    """What nodes say, with the word for the balancer that all pages and commands have."""
+    return said.replace("ReverseProxy", "balancer")
+
+
 def ending(result: Result) -> str:
     """`succeeded, exit code 0, in 0.100 s on n1`"""
     text = result.ending
@@ -168,5 +173,5 @@ def where(status: Status) -> str:
         counts = {name: count for name, count in raw["array"].items() if count and name != "size"}
         text += ": " + ", ".join(f"{count} {name}" for name, count in counts.items())
     if raw.get("note"):
-        text += f" ({raw['note']})"
+        text += f" ({named(raw['note'])})"
     return text

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from protocol.limits import ARRAY_PAGE, MIB
-from support import Client, Cluster, eventually
+from support import Client, Cluster, eventually, free_port
 from workloads import end_of, evenly, interrupt, servers, started
 
 TICKET = "[A-Z0-9]{16}"
@@ -152,6 +152,26 @@ def test_files_of_what_runs_are_not_there_yet(node: str, client: Client) -> None
     ended = evenly("fetch", "-s", node, ticket)
     assert (ended.code, ended.out, ended.err.count("\n")) == (5, "", 1)
     client.ask_json(f"cancel {ticket}")
+
+
+# --- what is not whole -------------------------------------------------------------------------------------
+
+
+def test_who_could_not_be_asked_is_said(make_cluster: Callable[..., Cluster]) -> None:
+    cluster = make_cluster()
+    (node,) = cluster.start("alpha")
+    with node.json_client() as client:
+        (ticket,) = client.submit("run true")
+        away = f"127.0.0.1:{free_port()}"
+        ended = evenly("list", "-s", f"{servers(node.port)},{away}", "--json")
+        assert (ended.code, json.loads(ended.out)["ticket"]) == (0, ticket)
+        assert ended.err == f"evenly: {away} is left out: connection refused\n"
+        assert evenly("nodes", "-s", servers(node.port)).err == ""
+        cluster.balancer.kill()
+        eventually(lambda: "note" in client.ask_json("nodes"), "it knows that the balancer is away")
+        ended = evenly("nodes", "-s", servers(node.port), "--json")
+        assert (ended.code, json.loads(ended.out)["name"]) == (0, "alpha")
+        assert ended.err.startswith("evenly: the balancer is away")
 
 
 # --- Ctrl-C ------------------------------------------------------------------------------------------------

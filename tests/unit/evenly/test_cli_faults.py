@@ -15,7 +15,7 @@ import pytest
 
 from evenly.cli import exits
 from evenly.cli.map import Cutter
-from evenly.client import AsyncClient, Result
+from evenly.client import AsyncClient, JobTimeout, Result
 from protocol.replies import NOT_FOUND
 
 from . import test_cli
@@ -134,17 +134,17 @@ def test_the_exit_code_is_that_of_the_first_failure(
     bad, still = ticket(run, "false"), ticket(run, "hold")
     assert run("result", bad, still, UNKNOWN)[0] == exits.FAILED
     assert run("result", still, bad)[0] == exits.NOT_YET
-    wait = AsyncClient._wait
+    wait = AsyncClient.wait
 
-    async def late(self: AsyncClient, job: str) -> Result:
+    async def late(self: AsyncClient, job: str, timeout: float) -> Result:
         if job == still:
-            raise TimeoutError
-        return await wait(self, job)
+            raise JobTimeout(still, "it is late")
+        return await wait(self, job, timeout)
 
-    monkeypatch.setattr(AsyncClient, "_wait", late)
+    monkeypatch.setattr(AsyncClient, "wait", late)
     code, out, err = run("wait", "--timeout", "60", still, bad)
     assert (code, out.startswith(f"{bad}  failed")) == (exits.NOT_YET, True)
-    assert err == f"evenly: {still} has not ended within 60 s; it goes on\n"
+    assert err == "evenly: it is late\n"
 
 
 def test_why_a_job_failed_is_said_where_its_output_does_not(
