@@ -65,3 +65,8 @@ def __getattr__(name: str) -> Any:
     import evenly.client
 
     return getattr(evenly.client, name)
+
+
+def __dir__() -> list[str]:
+    """What is loaded when it is asked for too, and nothing that this module only needs itself."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import importlib
-import io
-import math
-import os
 import sys
-from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-import click
 
 from evenly.cli import exits
 
+try:
+    import contextlib
+    import errno
+    import importlib
+    import io
+    import math
+    import os
+    from collections.abc import Iterator, Sequence
+    from typing import Any, NamedTuple, TextIO
+
+    import click
+except KeyboardInterrupt:
+    # Ctrl-C in the first tenth of a second: whoever loads this would show a traceback.
+    sys.exit(exits.INTERRUPTED)
+
 PROGRAM = "evenly"
+#: Only who writes meets these; the error of a file has its name, that of our own stdout has none.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Entry(NamedTuple):
@@ -55,8 +64,44 @@ class Finite(click.FloatRange):
         return number
 
 
-class ReaderGone(Exception):
-    """A BrokenPipeError, under a name that click does not know: it would exit with 1."""
+class OutputLost(Exception):
+    """What is written to one of our streams is not taken: an OSError under a name that click does not know.
+    Run here, a command would end with that, so its job does too."""
+
+    def __init__(self, name: str, error: OSError) -> None:
+        super().__init__(f"{name}: {said_of(error)}")
+        #: Nobody reads it any more, and nothing is to be said about that.
+        self.is_quiet = isinstance(error, BrokenPipeError)
+
+
+@contextlib.contextmanager
+def written_to(stream: TextIO) -> Iterator[None]:
+    """For what writes to stdout or stderr, as they are known. Raises OutputLost."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputLost("stdout" if stream is sys.stdout else "stderr", error) from None
+
+
+def said_of(error: OSError) -> str:
+    """`out/x: no space left on device`"""
+    name = f"{error.filename}: " if error.filename else ""
+    return name + (error.strerror or str(error)).lower()
+
+
+class Text(click.types.StringParamType):
+    """What goes to a node, whose lines are UTF-8."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = super().convert(value, param, ctx)
+        if not is_utf8(text):
+            self.fail(f"{text!r} is not UTF-8.", param, ctx)
+        return text
+
+
+def is_utf8(text: str) -> bool:
+    """Python has other bytes of the command line, or of a path, as halves of surrogate pairs."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 class Commands(click.Group):
@@ -65,8 +110,13 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:
-            raise ReaderGone from None
+        except BrokenPipeError as error:
+            raise OutputLost("stdout", error) from None
+        except click.UsageError as error:
+            # Not known where the words are not yet those of the subcommand, nor where it raises that itself.
+            if error.ctx is None and (name := ctx.invoked_subcommand):
+                error.ctx = click.Context(self.get_command(ctx, name) or self, info_name=name, parent=ctx)
+            raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -91,7 +141,9 @@ class Commands(click.Group):
 @click.command(
     cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
-@click.option("-s", "--nodes", metavar="HOST:PORT,…", help="Nodes, as each command takes them too.")
+@click.option(
+    "-s", "--nodes", type=Text(), metavar="HOST:PORT,…", help="Nodes, as each command takes them too."
+)
 @click.version_option(package_name="evenly", prog_name=PROGRAM)
 def evenly(nodes: str | None) -> None:
     """Runs jobs on a cluster. Nodes are those of -s, else of EVENLY_NODES=HOST:PORT,HOST:PORT, else
@@ -103,19 +155,28 @@ def evenly(nodes: str | None) -> None:
     """
     if nodes:
         os.environ["EVENLY_NODES"] = nodes
+    elif not is_utf8(os.environ.get("EVENLY_NODES", "")):
+        raise click.UsageError("EVENLY_NODES is not UTF-8.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code. No error of a user's ends in a traceback."""
-    mend_streams()
     try:
-        code = _run(arguments)
-        sys.stdout.flush()
-    except (BrokenPipeError, ReaderGone):
-        # What is still in the buffer must not be written at the end of the program.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return exits.BROKEN_PIPE
-    return code
+        mend_streams()
+        try:
+            code = _run(arguments)
+            with written_to(sys.stdout):
+                sys.stdout.flush()
+        except OutputLost as error:
+            # What is still in the buffer must not be written at the end of the program.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if error.is_quiet:
+                return exits.BROKEN_PIPE
+            say(str(error))
+            return exits.FAILED
+        return code
+    except KeyboardInterrupt:
+        return exits.INTERRUPTED
 
 
 def mend_streams() -> None:
@@ -145,22 +206,23 @@ def _run(arguments: Sequence[str] | None) -> int:
         return exits.USAGE
     except (KeyboardInterrupt, click.Abort):
         return exits.INTERRUPTED
-    except (BrokenPipeError, ReaderGone):
+    except OutputLost:
         raise
     except Exception as error:
-        code = _code_of(error)
+        code = exit_code_of(error)
         if code is not None:
             say(str(error))
             return code
         if not isinstance(error, OSError):
             raise
-        name = f"{error.filename}: " if error.filename else ""
-        say(f"{name}{error.strerror or error}")
+        if error.errno in FULL and error.filename is None:
+            raise OutputLost("stdout", error) from None
+        say(said_of(error))
         return exits.USAGE
     return exits.OK
 
 
-def _code_of(error: Exception) -> int | None:
+def exit_code_of(error: Exception) -> int | None:
     """None for what is no error of ours. The client is loaded by now, or this is none of its errors."""
     if "evenly.client" not in sys.modules:
         return None
@@ -179,5 +241,6 @@ def _code_of(error: Exception) -> int | None:
 
 
 def say(line: str) -> None:
-    """One line for the user, on stderr."""
-    click.echo(f"{PROGRAM}: {' '.join(line.split())}", err=True)
+    """One line for the user, on stderr. Who cannot be told does not change how it ends."""
+    with contextlib.suppress(OSError):
+        click.echo(f"{PROGRAM}: {' '.join(line.split())}", err=True)

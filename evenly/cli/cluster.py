@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from evenly.cli.common import emit, json_option, nodes_option, run, table
+from evenly.cli.app import Text, say
+from evenly.cli.common import emit, json_option, named, nodes_option, run, table
 from evenly.client import AsyncClient, Status
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -39,15 +40,16 @@ class Age(click.ParamType[float]):
 @click.command(name="list")
 @click.option("--state", type=click.Choice(STATES), help="Jobs in that state; open: all that have not ended.")
 @click.option("--outcome", type=click.Choice(OUTCOMES), help="Jobs that ended so.")
-@click.option("--tag", help="Jobs with that tag.")
-@click.option("--name", help="Jobs of that name.")
+@click.option("--tag", type=Text(), help="Jobs with that tag.")
+@click.option("--name", type=Text(), help="Jobs of that name.")
 @click.option("--since", type=Age(), help="Jobs of the last 90s, 15m, 2h, 3d.")
 @click.option("-n", "--limit", type=click.IntRange(1, 1_000_000), default=100, show_default=True)
 @nodes_option
 @json_option
 def list_(nodes: str | None, as_json: bool, **filters: Any) -> None:
-    """Lists the jobs that these nodes gave tickets for, the newest first."""
-    found = run(nodes, lambda client: client.list(**filters))
+    """Lists the jobs that these nodes gave tickets for, the newest first. Which of them could not be asked is
+    said on stderr."""
+    found = run(nodes, lambda client: client.list(**filters, missed=say))
     if as_json:
         for each in found:
             emit(each.raw)
@@ -72,12 +74,12 @@ def list_(nodes: str | None, as_json: bool, **filters: Any) -> None:
 @nodes_option
 @json_option
 def nodes(nodes: str | None, as_json: bool) -> None:
-    """Shows the nodes as the cluster knows them."""
+    """Shows the nodes as the cluster knows them; where a node knows itself alone, that is said on stderr."""
 
-    async def work(client: AsyncClient) -> list[dict[str, Any]]:
-        return await client.nodes()
-
-    found = sorted(run(nodes, work), key=lambda each: str(each["name"]))
+    cluster = run(nodes, AsyncClient.cluster)
+    if cluster.get("note"):
+        say(named(cluster["note"]))
+    found = sorted(cluster["nodes"], key=lambda each: str(each["name"]))
     if as_json:
         for each in found:
             emit(each)
@@ -96,7 +98,7 @@ def text_of(job: Status) -> str:
     """What it does, on one short line."""
     spec: dict[str, Any] = job.raw.get("job") or {}
     if "run" in spec:
-        said = str(spec["run"])
+        said = f"{spec['array']} times {spec['run']}" if spec.get("array") else str(spec["run"])
     elif "task" in spec:
         said = f"task {spec['task']}"
     else:

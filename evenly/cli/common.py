@@ -6,13 +6,14 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TextIO, TypeVar
 
 import click
 
-from evenly.cli.app import say
-from evenly.client import AsyncClient, Result, Status
+from evenly.cli import exits
+from evenly.cli.app import Text, exit_code_of, say, written_to
+from evenly.client import AsyncClient, JobTimeout, NodesUnreachable, Refused, Result, Status, UnknownTicket
 
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -33,6 +34,7 @@ def nodes_option(command: Command) -> Command:
         "--nodes",
         "--server",
         "nodes",
+        type=Text(),
         metavar="HOST:PORT,…",
         help="Nodes to ask.  [EVENLY_NODES; 127.0.0.1:9000]",
     )(command)
@@ -56,19 +58,47 @@ def run(nodes: str | None, work: Callable[[AsyncClient], Coroutine[Any, Any, T]]
     return asyncio.run(main())
 
 
+def ask_each(
+    nodes: str | None, tickets: Sequence[str], ask: Callable[[AsyncClient, str], Awaitable[int]]
+) -> int:
+    """`for_each` with a client."""
+    return run(nodes, lambda client: for_each(tickets, lambda ticket: ask(client, ticket)))
+
+
+async def for_each(tickets: Sequence[str], work: Callable[[str], Awaitable[int]]) -> int:
+    """Does it for one after the other. What cannot be done for one is said, and the others go on. `work`
+    gives an exit code; returns the first that is not 0."""
+    code = exits.OK
+    for ticket in tickets:
+        try:
+            said = await work(ticket)
+        except (UnknownTicket, NodesUnreachable, Refused, JobTimeout) as error:
+            say(str(error))
+            said = exit_code_of(error) or exits.FAILED
+        code = code or said
+    return code
+
+
 # --- what is written ---------------------------------------------------------------------------------
 
 
+def echo(line: str) -> None:
+    """Raises OutputLost, as all that writes."""
+    with written_to(sys.stdout):
+        click.echo(line)
+
+
 def emit(value: Mapping[str, Any]) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False))
+    echo(json.dumps(value, ensure_ascii=False))
 
 
 def write(data: bytes | str, stream: TextIO) -> None:
     """Output of a job, byte for byte, at once."""
     raw = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
-    stream.flush()
-    stream.buffer.write(raw)
-    stream.buffer.flush()
+    with written_to(stream):
+        stream.flush()
+        stream.buffer.write(raw)
+        stream.buffer.flush()
 
 
 def has_colours(stream: TextIO) -> bool:
@@ -88,7 +118,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     for number, row in enumerate([list(head), *cells]):
         words = [word.ljust(width) for word, width in zip(row, widths, strict=True)]
         line = "  ".join(coloured_cell(word) if number else word for word in words)
-        click.echo(line.rstrip())
+        echo(line.rstrip())
 
 
 def coloured_cell(padded: str) -> str:
@@ -99,6 +129,11 @@ def coloured_cell(padded: str) -> str:
 def printable(value: object) -> str:
     """On one line, and without what a terminal would obey."""
     return "".join(c if c.isprintable() else " " for c in str(value))
+
+
+def named(said: str) -> str:
+    """What nodes say, with the word for the balancer that all pages and commands have."""
+    return said.replace("ReverseProxy", "balancer")
 
 
 def ending(result: Result) -> str:
@@ -124,11 +159,9 @@ def show_one_of_many(name: str, result: Result, as_json: Mapping[str, Any] | Non
 
 
 def where(status: Status) -> str:
-    """`running on n2, attempt 1, 40% done: resizing`"""
+    """Of one that has not ended: `running on n2, attempt 1, 40% done: resizing`"""
     raw = status.raw
-    text = coloured(status.outcome or status.state)
-    if status.is_done:
-        return text + (f" on {status.node}" if status.node else "")
+    text = coloured(status.state)
     if status.node:
         text += f" on {status.node}, attempt {status.attempt}"
     elif status.waits_for:
@@ -140,5 +173,5 @@ def where(status: Status) -> str:
         counts = {name: count for name, count in raw["array"].items() if count and name != "size"}
         text += ": " + ", ".join(f"{count} {name}" for name, count in counts.items())
     if raw.get("note"):
-        text += f" ({raw['note']})"
+        text += f" ({named(raw['note'])})"
     return text

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 OK = 0
-#: A job did not succeed; a file did not arrive.
+#: A job did not succeed; a file did not arrive, or output is missing; our stdout takes no more.
 FAILED = 1
 #: A command line that is wrong, or a job that a node refuses.
 USAGE = 2
 UNREACHABLE = 3
 UNKNOWN_TICKET = 4
-#: `result` of a job that has not ended; `wait --timeout`.
+#: `result` and `fetch` of a job that has not ended; `wait --timeout`.
 NOT_YET = 5
 INTERRUPTED = 130
 #: Who reads the output has gone: as the shell says it of SIGPIPE.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
-from evenly.cli.app import say
-from evenly.cli.common import emit, json_option, nodes_option, printable, run, table
+from evenly.cli import exits
+from evenly.cli.app import said_of, say
+from evenly.cli.common import echo, emit, json_option, nodes_option, printable, run, table
 from evenly.cli.progress import Bar
-from evenly.client import AsyncClient, File
+from evenly.client import AsyncClient, File, Refused
 
 
 @click.command()
@@ -24,22 +26,46 @@ def fetch(ticket: str, directory: Path | None, only_list: bool, nodes: str | Non
     jobs, each in a directory that is named by its number."""
     place = directory or Path(ticket.upper())
 
-    async def work(client: AsyncClient) -> None:
-        files = await client.files(ticket)
+    async def work(client: AsyncClient) -> int:
+        try:
+            files = await client.files(ticket)
+        except Refused as refused:
+            if (await client.status(ticket)).is_done:
+                raise
+            say(str(refused))
+            return exits.NOT_YET
         if only_list:
             _show(files, as_json)
-            return
+            return exits.OK
         with Bar(sum(file.size for file in files), "bytes") as bar:
-            paths = await client.fetch(ticket, place, told=lambda file: bar.add(file.size))
-        for file, path in zip(files, paths, strict=True):
-            if as_json:
-                emit({"path": str(path), "bytes": file.size, "sha256": file.sha256})
-            else:
-                click.echo(str(path))
+
+            def told(file: File) -> None:
+                """It is there, whatever becomes of the next one."""
+                bar.clear()
+                path = str(place / file.path)
+                if as_json:
+                    emit({"path": path, "bytes": file.size, "sha256": file.sha256})
+                else:
+                    echo(path)
+                bar.add(file.size)
+
+            try:
+                await client.fetch(ticket, place, told=told)
+            except OSError as error:
+                bar.clear()
+                say(_unwritten(error))
+                return exits.FAILED
         if not files:
             say(f"{ticket.upper()} has left no files")
+        return exits.OK
 
-    run(nodes, work)
+    sys.exit(run(nodes, work))
+
+
+def _unwritten(error: OSError) -> str:
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return f"{error.filename}: a file is in the way of a directory"
+    return said_of(error)
 
 
 def _show(files: tuple[File, ...], as_json: bool) -> None:

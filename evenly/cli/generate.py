@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import click
 
-from evenly.cli.app import Finite
+from evenly.cli.app import Finite, written_to
 from evenly.workload.generate import DISTRIBUTIONS, lines
 from evenly.workload.reader import FORMATS
 from protocol.limits import SLEEP_LIMIT_MS
@@ -26,14 +25,13 @@ def generate(
     count: int, mean: float, distribution: str, seed: int | None, format: str, output: Path | None
 ) -> None:
     """Writes N jobs that sleep MS milliseconds on average, for `evenly run`."""
+    made = lines(count, mean, distribution, seed, format)
+    if output is None:
+        with written_to(sys.stdout):
+            sys.stdout.writelines(f"{line}\n" for line in made)
+        return
     try:
-        opened = output.open("w", encoding="utf-8") if output else nullcontext(sys.stdout)
-        with opened as file:
-            for line in lines(count, mean, distribution, seed, format):
-                file.write(f"{line}\n")
-    except BrokenPipeError:
-        raise
+        with output.open("w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in made)
     except OSError as error:
-        raise click.ClickException(
-            f"{output or 'stdout'}: {(error.strerror or str(error)).lower()}"
-        ) from None
+        raise click.ClickException(f"{output}: {(error.strerror or str(error)).lower()}") from None

@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 
 import click
 
+from evenly.cli.app import Text, is_utf8
 from evenly.client.addresses import addresses, split
 from evenly.client.errors import EvenlyError
+from protocol.fields import is_inside
 from protocol.options import OPTIONS, Option
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -34,7 +36,7 @@ def _option(option: Option) -> Callable[[Command], Command]:
     if option.is_flag:
         return click.option(f"--{option.name}", is_flag=True, help=text)
     metavar = option.form.partition(" ")[2]
-    return click.option(f"--{option.name}", multiple=option.is_many, metavar=metavar, help=text)
+    return click.option(f"--{option.name}", type=Text(), multiple=option.is_many, metavar=metavar, help=text)
 
 
 def job_of(given: Mapping[str, Any], nodes: str | None) -> dict[str, Any]:
@@ -55,18 +57,30 @@ def job_of(given: Mapping[str, Any], nodes: str | None) -> dict[str, Any]:
         if name == "cwd":
             if not value:
                 continue
-            value = os.path.abspath(value)
+            value = value if os.path.isabs(value) else os.path.join(here(), value)
+            value = os.path.normpath(value)
         options[key] = _checked(option, value)
     files = dict(options.pop("file", {})) | _uploads(given.get("upload") or ())
     if files:
         options["file"] = files
     elif given.get("cwd") is None and not given.get("task") and are_here(nodes):
-        options["cwd"] = os.getcwd()
+        options["cwd"] = here()
     if "env" in options:
         options["env"] = dict(options["env"])
     if "after" in options:
         options["after"] = list(options["after"])
     return options
+
+
+def here() -> str:
+    """The directory where we are, for a job to run in. Raises click.UsageError."""
+    try:
+        directory = os.getcwd()
+    except FileNotFoundError:
+        raise click.UsageError("This directory has been removed: --cwd DIRECTORY names another.") from None
+    if not is_utf8(directory):
+        raise click.UsageError("The name of this directory is not UTF-8: --cwd DIRECTORY names another.")
+    return directory
 
 
 def are_here(nodes: str | None) -> bool:
@@ -95,8 +109,16 @@ def _uploads(words: tuple[str, ...]) -> dict[str, Path]:
         # A file whose name has a = in it, and that is there, is meant as it is.
         if not equals or os.path.exists(word):
             name, path = os.path.basename(word), word
+        if os.path.isdir(path):
+            raise click.UsageError(f"--upload: {path!r} is a directory; --upload takes files.")
         if not os.path.isfile(path):
             raise click.UsageError(f"--upload takes a file that is here: {path!r} is none.")
+        if not is_utf8(name):
+            raise click.UsageError(f"--upload: the name {name!r} is not UTF-8: NAME=FILE gives another.")
+        if not is_inside(name):
+            raise click.UsageError(
+                f"--upload NAME=FILE takes a relative path without . and .. as NAME: not {name!r}."
+            )
         if name in files:
             raise click.UsageError(f"--upload has two files for the name {name!r}: NAME=FILE gives another.")
         files[name] = Path(path)

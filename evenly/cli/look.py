@@ -109,7 +109,7 @@ def job_text(job: dict[str, Any]) -> str:
     """What it is, in a line of printable characters."""
     spec = job.get("job") or {}
     if "run" in spec:
-        said = str(spec["run"])
+        said = f"{spec['array']} times {spec['run']}" if spec.get("array") else str(spec["run"])
     elif "task" in spec:
         said = f"task {spec['task']}"
     else:

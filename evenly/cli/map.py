@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import click
 
 from evenly.cli import exits
-from evenly.cli.app import say
+from evenly.cli.app import OutputLost, is_utf8, say
 from evenly.cli.common import emit, json_option, nodes_option, printable, run, show_one_of_many
 from evenly.cli.jobs import job_of, job_options
 from evenly.cli.progress import Bar
+from evenly.cli.submit import GIVE_UP
 from evenly.client import AsyncClient, EvenlyError, Job, Refused, Result
 from evenly.client.aio import WINDOW
 from evenly.client.bridge import Inlet
@@ -30,10 +31,12 @@ LIST = ":::"
 PIECE, PIECES = 64 * 1024, 8
 #: Characters of an item that a message shows.
 SHOWN = 60
-#: Seconds for tickets that are on their way when Ctrl-C comes.
-PATIENCE = 5.0
 #: Cancels on their way at once after Ctrl-C.
 AT_ONCE = 1000
+#: Tickets that are named where that did not work.
+NAMED = 10
+#: What is the same for all items: what has it for one job would give them one job's output, or none.
+NOT_EACH = ("key", "array")
 
 
 class Sent(NamedTuple):
@@ -66,13 +69,21 @@ def map_(
 
     Output comes in the order of the items. Exits with 1 if a job does not succeed. Ctrl-C cancels the rest.
     """
+    for name in NOT_EACH:
+        if options[name] is not None:
+            raise click.UsageError(f"--{name} is for a single submission: a map submits a job for each item.")
+    listed = None
     if LIST in words:
         at = words.index(LIST)
         words, listed = words[:at], list(words[at + 1 :])
         if arg_file:
             raise click.UsageError("Items come from ::: or from a file, not from both.")
-    else:
-        listed = None
+        if LIST in listed:
+            raise click.UsageError("There is one list of items, behind one ::: only.")
+    elif not arg_file and sys.stdin is None:
+        raise click.UsageError("Items come from stdin, which is closed: -a FILE or ::: gives others.")
+    if not all(map(is_utf8, words)):
+        raise click.UsageError("The command is not UTF-8.")
     if not words:
         raise click.UsageError("What to run is missing, as in: ls *.png | evenly map -- convert {} {.}.webp")
     work = Map(words, job_of(options, nodes), as_json, b"\0" if null else b"\n", listed, arg_file)
@@ -109,8 +120,8 @@ class Map:
                     self._show(self._sent.popleft().item, result)
                 self._show_refused()
         except BaseException as error:
-            if not isinstance(error, Exception) or isinstance(error, BrokenPipeError):
-                await self._give_up(client, is_quiet=isinstance(error, BrokenPipeError))
+            if not isinstance(error, Exception) or isinstance(error, OutputLost):
+                await self._give_up(client, is_quiet=isinstance(error, OutputLost) and error.is_quiet)
             raise
         if self._bar.failed:
             say(f"{self._bar.failed} of {self._bar.done} jobs did not succeed")
@@ -124,11 +135,18 @@ class Map:
     async def _submit(self, client: AsyncClient) -> AsyncIterator[Sent]:
         async for item in self._items():
             self._count += 1
-            job = {"run": self._fill(item, self._count), **self._options}
-            sent = Sent(item, client.start(job))
+            sent = Sent(item, self._start(client, item))
             self._sent.append(sent)
             yield sent
         self._bar.total = self._count
+
+    def _start(self, client: AsyncClient, item: str) -> asyncio.Future[Job]:
+        if is_utf8(item):
+            return client.start({"run": self._fill(item, self._count), **self._options})
+        refused: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
+        refused.set_exception(Refused("this item is not UTF-8, as what goes to a node has to be"))
+        refused.exception()  # who reads it may be gone, and asyncio is not to complain of that
+        return refused
 
     async def _items(self) -> AsyncIterator[str]:
         if self._listed is not None:
@@ -167,18 +185,37 @@ class Map:
     async def _give_up(self, client: AsyncClient, is_quiet: bool) -> None:
         """What was submitted and has not ended is cancelled."""
         self._bar.clear()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + GIVE_UP
         with contextlib.suppress(EvenlyError, TimeoutError):
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout_at(end):
                 await client.stats()  # answered behind all submissions that are on their way
         done = [sent.job for sent in self._sent if sent.job.done() and not sent.job.cancelled()]
         jobs = [job.result() for job in done if job.exception() is None]
-        count = 0
+        count, left = 0, []
         for at in range(0, len(jobs), AT_ONCE):
-            asked = [client.cancel(job) for job in jobs[at : at + AT_ONCE]]
-            said = await asyncio.gather(*asked, return_exceptions=True)
-            count += sum(each in ("done", "requested") for each in said)
+            part = jobs[at : at + AT_ONCE]
+            asked = [asyncio.ensure_future(client.cancel(job)) for job in part]
+            await asyncio.wait(asked, timeout=max(0.0, end - loop.time()))
+            for job, future in zip(part, asked, strict=True):
+                future.cancel()
+                if not future.done() or future.exception() is not None:
+                    left.append(job.ticket)
+                else:
+                    count += future.result() in ("done", "requested")
         if count and not is_quiet:
             say("1 job is cancelled" if count == 1 else f"{count} jobs are cancelled")
+        # What has no ticket by now may be a job all the same.
+        self._tell_left(left, sum(not sent.job.done() for sent in self._sent))
+
+    def _tell_left(self, tickets: list[str], unknown: int) -> None:
+        if unknown:
+            jobs = "1 job" if unknown == 1 else f"{unknown} jobs"
+            say(f"of {jobs} it is not known whether they were taken; evenly list shows those that were")
+        if tickets:
+            jobs = "1 job" if len(tickets) == 1 else f"{len(tickets)} jobs"
+            named = " ".join(tickets[:NAMED]) + (" …" if len(tickets) > NAMED else "")
+            say(f"{jobs} could not be cancelled; evenly cancel {named} tries again")
 
 
 def _shown(item: str) -> str:
@@ -190,10 +227,11 @@ def _shown(item: str) -> str:
 
 
 class Cutter:
-    """Cuts bytes, as they come, into items; an empty one is none."""
+    """Cuts bytes, as they come, into items; an empty one is none, and of lines a blank one."""
 
     def __init__(self, separator: bytes) -> None:
         self._separator = separator
+        self._are_lines = separator == b"\n"
         self._rest = b""
 
     def cut(self, data: bytes) -> list[str]:
@@ -205,11 +243,13 @@ class Cutter:
                 f"an item is longer than the {LINE_LIMIT} bytes of a line that a node takes; it begins with"
                 f" {_shown(_text(self._rest[: 2 * SHOWN]))!r}"
             )
-        return [_text(item) for item in items if item.strip()]
+        if self._are_lines:
+            items = [item.removesuffix(b"\r") for item in items if item.strip()]
+        return [_text(item) for item in items if item]
 
 
 def _text(item: bytes) -> str:
-    return item.removesuffix(b"\r").decode("utf-8", "surrogateescape")
+    return item.decode("utf-8", "surrogateescape")
 
 
 async def _file(path: str) -> AsyncIterator[bytes]:

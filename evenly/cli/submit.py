@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
 import sys
-from typing import Any
+from collections import Counter
+from typing import Any, TypeAlias
 
 import click
 
 from evenly.cli import exits
-from evenly.cli.app import say
-from evenly.cli.common import emit, ending, json_option, nodes_option, run, show_one_of_many, write
+from evenly.cli.app import OutputLost, Text, say
+from evenly.cli.common import echo, emit, ending, json_option, nodes_option, run, show_one_of_many, write
 from evenly.cli.jobs import job_of, job_options
 from evenly.cli.progress import Bar
-from evenly.client import AsyncClient, Job, Result
+from evenly.client import AsyncClient, EvenlyError, Job, Result
 from evenly.client.lines import submission
+
+#: Seconds in which what nobody waits for any more is cancelled; then it is said that it was not.
+GIVE_UP = 5.0
+#: Bytes of a job's output that came here, by attempt and stream.
+Written: TypeAlias = "Counter[tuple[int | None, str]]"
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[--] CMD…")
-@click.option("--task", metavar="NAME", help="A named task; in place of CMD its payload, as a JSON object.")
+@click.argument("words", nargs=-1, type=Text(), metavar="[--] CMD…")
+@click.option(
+    "--task", type=Text(), metavar="NAME", help="A named task; in place of CMD its payload, as a JSON object."
+)
 @click.option("-w", "--wait", is_flag=True, help="Show its output as it comes, and exit as it does.")
 @job_options
 @nodes_option
@@ -64,43 +73,65 @@ async def _submit(client: AsyncClient, given: dict[str, Any], wait: bool, as_jso
         if as_json:
             emit({"ticket": job.ticket, "node": job.node or None})
         else:
-            click.echo(job.ticket)
+            echo(job.ticket)
         return exits.OK
     try:
-        if given.get("array"):
+        # Which of both it is: with a key it may be what somebody else submitted.
+        if (await client.status(job)).raw.get("array"):
             return await follow_array(client, job, as_json)
-        if not as_json:
-            await follow(client, job)
+        written = None if as_json else await follow(client, job)
         result = await client.wait(job)
     except BaseException as error:
-        # Also where nobody reads the output any more: run here, it would end with that.
-        if not isinstance(error, Exception) or isinstance(error, BrokenPipeError):
-            await give_up(client, job, is_quiet=isinstance(error, BrokenPipeError))
+        # Also where its output is not taken any more: run here, it would end with that.
+        if not isinstance(error, Exception) or isinstance(error, OutputLost):
+            await give_up(client, job, is_quiet=isinstance(error, OutputLost) and error.is_quiet)
         raise
-    if as_json:
+    if written is None:
         emit(result.raw)
-    else:
-        tell_end(result)
-    return code_of(result)
+        return code_of(result)
+    tell_end(result)
+    is_missing = tell_missing(written, result)
+    return code_of(result) or (exits.FAILED if is_missing else exits.OK)
 
 
 async def give_up(client: AsyncClient, job: Job, is_quiet: bool) -> None:
-    await client.cancel(job)
-    if not is_quiet:
-        say(f"{job.ticket} is cancelled")
+    try:
+        async with asyncio.timeout(GIVE_UP):
+            await client.cancel(job)
+    except (TimeoutError, EvenlyError) as error:
+        why = f"no answer for {GIVE_UP:g} s" if isinstance(error, TimeoutError) else error
+        say(f"{job.ticket} could not be cancelled: {why}; evenly cancel {job.ticket} tries again")
+    else:
+        if not is_quiet:
+            say(f"{job.ticket} is cancelled")
 
 
-async def follow(client: AsyncClient, job: Job | str) -> None:
-    """Its output to ours, as it comes; what was too fast for that is counted."""
-    read: dict[tuple[int, str], int] = {}
-    lost = 0
+async def follow(client: AsyncClient, job: Job | str, as_json: bool = False) -> Written:
+    """Its output to ours, as it comes; returns how much of it came."""
+    written: Written = Counter()
     async for chunk in client.tail(job):
-        key = chunk.attempt, chunk.stream
-        lost += max(0, chunk.at - read.get(key, 0))
-        read[key] = chunk.at + len(chunk.data)
-        write(chunk.data, sys.stdout if chunk.stream == "stdout" else sys.stderr)
-    if lost:
-        say(f"{lost} bytes of it came too fast to be followed; result shows more")
+        written[chunk.attempt, chunk.stream] += len(chunk.data)
+        if as_json:
+            text = chunk.data.decode("utf-8", "replace")
+            emit({"stream": chunk.stream, "attempt": chunk.attempt, "at": chunk.at, "text": text})
+        else:
+            write(chunk.data, sys.stdout if chunk.stream == "stdout" else sys.stderr)
+    return written
+
+
+def tell_missing(written: Written, result: Result) -> bool:
+    """Whether some of its last attempt's output was too fast for who follows it, and is missing; says so."""
+    total = missing = 0
+    for stream in ("stdout", "stderr"):
+        size = result.raw.get(f"{stream}_bytes") or 0
+        total += size
+        missing += max(0, size - written[result.attempt, stream])
+    if missing:
+        is_kept = (result.raw.get("job") or {}).get("keep_output")
+        keeps = f"evenly fetch {result.ticket} brings" if is_kept else "--keep-output keeps"
+        for_fetch = "" if is_kept else ", for evenly fetch"
+        say(f"{missing} of {total} bytes of its output are missing; {keeps} all of it{for_fetch}")
+    return missing > 0
 
 
 async def follow_array(client: AsyncClient, array: Job | str, as_json: bool) -> int:
@@ -118,13 +149,13 @@ async def follow_array(client: AsyncClient, array: Job | str, as_json: bool) -> 
 
 
 def tell_end(result: Result) -> None:
-    """What the output does not say: a task's value, and an end that was not its own, as by --memory. Why a
-    task failed stands in its traceback."""
+    """What the output does not say: a task's value, and why it did not succeed, unless that is the command's
+    own exit code, or stands in the task's traceback."""
     if result.value is not None:
-        click.echo(result.value if isinstance(result.value, str) else json.dumps(result.value))
-    was_killed = "run" in (result.raw.get("job") or {}) and (result.exit_code or 0) > 128
-    is_said = result.ok or (result.exit_code is not None and not (was_killed and result.reason))
-    if not is_said or result.outcome not in ("succeeded", "failed"):
+        echo(result.value if isinstance(result.value, str) else json.dumps(result.value))
+    is_task = "task" in (result.raw.get("job") or {})
+    is_said = result.exit_code == 1 and bool(result.stderr) if is_task else not result.reason
+    if not result.ok and not (result.outcome == "failed" and result.exit_code is not None and is_said):
         say(f"{result.ticket} {ending(result)}")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from evenly.cli.app import Finite
-from evenly.cli.common import emit, json_option, nodes_option, run
+from evenly.cli.common import echo, emit, json_option, nodes_option, run
 from evenly.cli.look import Line, Look, lines
 from evenly.client import AsyncClient, NodesUnreachable, Refused
 
@@ -43,7 +43,7 @@ def top(nodes: str | None, once: bool, as_json: bool, period: float) -> None:
         if as_json:
             emit(look.as_json())
         else:
-            click.echo("\n".join(line.text.rstrip() for line in lines(look)))
+            echo("\n".join(line.text.rstrip() for line in lines(look)))
         return
     with contextlib.suppress(KeyboardInterrupt):
         run(nodes, lambda client: _watch(client, period))

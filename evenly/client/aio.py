@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import functools
 import heapq
 import itertools
 import os
 import secrets
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, Self, TypeAlias, TypeVar, Unpack, overload
+from typing import Any, Self, TypeAlias, TypeVar, Unpack, overload
 
 from evenly.client import files
 from evenly.client.addresses import addresses
-from evenly.client.errors import (
-    ClientClosed,
-    ConnectionLost,
-    EvenlyError,
-    JobTimeout,
-    NodesUnreachable,
-    Refused,
-    UnknownTicket,
-)
+from evenly.client.connections import Connections
+from evenly.client.errors import ConnectionLost, EvenlyError, NodesUnreachable, Refused
 from evenly.client.feed import each_of, fed, map_async
-from evenly.client.lane import Lane, object_of
+from evenly.client.homes import Homes
+from evenly.client.lane import object_of
 from evenly.client.lines import (
+    check,
     job_of,
     line_of,
     quoted,
     result_if_done,
-    result_line,
+    seconds,
     status_from,
     submission,
     ticket_of,
@@ -41,8 +37,7 @@ from evenly.client.tail import tail
 from evenly.client.talk import Talk
 from evenly.client.template import compile_template
 from evenly.client.uploads import Uploads
-from evenly.client.waits import as_completed, in_order
-from evenly.client.watch import Watcher
+from evenly.client.waits import as_completed, in_order, one
 
 T = TypeVar("T")
 Many: TypeAlias = Iterable[T] | AsyncIterable[T]
@@ -58,8 +53,6 @@ PATIENCE = 60.0
 #: Submissions on their way at once in `submit_many`, and the bytes of their lines.
 WINDOW = 5000
 WINDOW_BYTES = 4 * 1024 * 1024
-#: Tickets whose node was looked for and is remembered.
-HOMES = 10_000
 #: Tickets of one page of `list`.
 PAGE = 1000
 
@@ -85,20 +78,17 @@ class AsyncClient:
         timeout: float = TIMEOUT,
         patience: float = PATIENCE,
     ) -> None:
-        self.nodes_known = addresses(nodes)
-        self.timeout = timeout
-        self.patience = patience
-        self.reached: set[Address] = set()
-        self._watchers: dict[Address, Watcher] = {}
-        self._direct: dict[Address, Lane] = {}
-        self._general: Lane | None = None
-        self._uploads = Uploads(self._open)
-        #: Of tickets that came without their node.
-        self._homes: dict[str, Address] = {}
-        self._tasks: set[asyncio.Future[Any]] = set()
-        self._is_closed = False
+        self.connections = Connections(addresses(nodes), timeout, patience)
+        self._uploads = Uploads(self.connections.talk)
+        self._homes = Homes(self.connections)
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._key = secrets.token_hex(8)
         self._numbers = itertools.count(1)
+
+    @property
+    def nodes_known(self) -> builtins.list[Address]:
+        """`host:port` of each, in the order given."""
+        return self.connections.nodes
 
     async def __aenter__(self) -> Self:
         return self
@@ -108,16 +98,12 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes all connections; what is still waited for raises ClientClosed. Jobs go on."""
-        self._is_closed = True
+        await self.connections.close()
+        await asyncio.sleep(0)  # what was just begun has its first turn, and can say how it ends
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        lanes = [*self._direct.values(), *(watcher.lane for watcher in self._watchers.values())]
-        for lane in [*lanes, *([self._general] if self._general else [])]:
-            await lane.close()
-        for watcher in self._watchers.values():
-            watcher.failed(ClientClosed("the client was closed before the job had ended"))
 
     # --- submitting ------------------------------------------------------------------------------
 
@@ -169,23 +155,26 @@ class AsyncClient:
 
     def _is_full(self, window: deque[asyncio.Future[Job]]) -> bool:
         return len(window) >= WINDOW or (
-            self._general is not None and self._general.owed_bytes > WINDOW_BYTES
+            not self.connections.is_closed and self.connections.lane.owed_bytes > WINDOW_BYTES
         )
 
     def start(self, job: Submission) -> asyncio.Future[Job]:
         """Puts a submission on its way; the future has its job, or raises as `submit`."""
-        item: Mapping[str, Any] = {"run": job} if isinstance(job, str) else job
-        if self._sends_keys and "key" not in item:
-            item = {**item, "key": f"{self._key}-{next(self._numbers)}"}
-        if "after" in item or "file" in item:
-            return self.keep(asyncio.ensure_future(self._submit_to_one(dict(item))))
         try:
+            check(job)
+            item: Mapping[str, Any] = {"run": job} if isinstance(job, str) else job
+            if self._sends_keys and "key" not in item:
+                item = {**item, "key": f"{self._key}-{next(self._numbers)}"}
+            if "after" in item or "file" in item:
+                self.connections.check()
+                return self.keep(functools.partial(self._submit_to_one, dict(item)))
             line = line_of(item)
         except EvenlyError as error:
             future: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
             future.set_exception(error)
+            future.exception()  # who asked may not look
             return future
-        return self._lane.ask(line, job_of, is_once=not self._sends_keys)
+        return self.connections.lane.ask(line, job_of, is_once=not self._sends_keys)
 
     async def _submit_to_one(self, item: dict[str, Any]) -> Job:
         """One that is bound to a node: by jobs that it comes after, or by files that have to be there."""
@@ -206,10 +195,10 @@ class AsyncClient:
         line = line_of(item)
 
         def send(node: Address) -> Awaitable[Job]:
-            lane = self.watcher(node).lane if home else self._lane_to(node)
+            lane = self.connections.watcher(node).lane if home else self.connections.lane_to(node)
             return self._uploads.using(list(paths.values()), node, lambda: lane.ask(line, job_of))
 
-        return await self._first([home] if home else self._in_turn(), send)
+        return await self._first([home] if home else self.connections.in_turn(), send)
 
     async def upload(self, path: str | os.PathLike[str]) -> str:
         """Brings a file to the nodes, unless they have it, and gives its SHA-256 for `file={name: digest}`.
@@ -224,7 +213,7 @@ class AsyncClient:
             await self._uploads.bring(digest, node)
             return digest
 
-        return await self._first(self._in_turn(), bring)
+        return await self._first(self.connections.in_turn(), bring)
 
     async def _first(self, nodes: Iterable[Address], work: Callable[[Address], Awaitable[T]]) -> T:
         """What the first of these nodes says that can be reached."""
@@ -249,6 +238,8 @@ class AsyncClient:
         `run`: a command line in which `{}` stands for the item, quoted for the shell (also `{.}`, `{/}`,
         `{/.}`, `{//}` and `{#}`; see `template.py`). `task`: a task's name; the items are its payloads.
         """
+        for option in {"key", "array"} & options.keys():
+            raise Refused(f"map makes one job for each item: {option} cannot be of all of them")
         fill = compile_template(run) if run is not None else None
 
         async def jobs() -> AsyncIterator[Submission]:
@@ -284,24 +275,7 @@ class AsyncClient:
         """
         if not isinstance(job, Job | str):
             return [result async for result in self.results(job, timeout)]
-        try:
-            async with asyncio.timeout(timeout):
-                return await self._wait(job)
-        except TimeoutError:
-            ticket = ticket_of(job)
-            raise JobTimeout(ticket, f"{ticket} has not ended within {timeout:g} s; it goes on") from None
-
-    async def _wait(self, job: Job | str) -> Result:
-        ticket, watcher = ticket_of(job), self.watcher(await self.home(job))
-        ended = watcher.watch(ticket)
-        try:
-            result = await watcher.lane.ask(result_line(ticket), result_if_done)
-            while result is None:
-                await ended
-                result = await watcher.lane.ask(result_line(ticket), result_if_done)
-            return result
-        finally:
-            watcher.unwatch(ticket, ended)
+        return await one(self, job, timeout)
 
     async def results(self, jobs: Many[Job | str], timeout: float | None = None) -> AsyncIterator[Result]:
         """Their results in the order of the jobs, each when it has ended. Only some are in memory at once."""
@@ -331,7 +305,9 @@ class AsyncClient:
             yield Job(ticket, node)
         first = 0
         while first < size:
-            page = (await self.watcher(node).lane.ask(f"result {ticket} {first}".encode(), object_of))["jobs"]
+            page = (
+                await self.connections.watcher(node).lane.ask(f"result {ticket} {first}".encode(), object_of)
+            )["jobs"]
             for job in page:
                 yield Job(job["ticket"], node)
             first += len(page)
@@ -344,7 +320,8 @@ class AsyncClient:
     async def tail(self, job: Job | str) -> AsyncIterator[Chunk]:
         """What it writes, from the start, as it comes, until it has ended; also over a lost connection."""
         node = await self.home(job)
-        async for chunk in tail(ticket_of(job), lambda: self._open(node), lambda: self._patience_with(node)):
+        open_talk, patience = self._talks_with(node)
+        async for chunk in tail(ticket_of(job), open_talk, patience):
             yield chunk
 
     async def files(self, job: Job | str) -> tuple[File, ...]:
@@ -366,9 +343,7 @@ class AsyncClient:
             TransferFailed: if a file is not what it was, or would leave the directory.
         """
         node = await self.home(job)
-        return await files.fetch_all(
-            ticket_of(job), Path(directory), told, lambda: self._open(node), lambda: self._patience_with(node)
-        )
+        return await files.fetch_all(ticket_of(job), Path(directory), told, *self._talks_with(node))
 
     async def partial(self, job: Job | str) -> builtins.list[Any]:
         """What a task has handed out so far: objects of `attempt` and `value`."""
@@ -380,13 +355,17 @@ class AsyncClient:
 
     # --- the cluster -----------------------------------------------------------------------------
 
+    async def cluster(self) -> dict[str, Any]:
+        """`nodes`, as below, and `note` where a node knows itself alone, as the ReverseProxy is away."""
+        return await self.connections.lane.ask(b"nodes", object_of)
+
     async def nodes(self) -> Objects:
         """The nodes as the cluster knows them: name, connected, slots, running, queued, done, load, …"""
-        return Objects((await self._lane.ask(b"nodes", object_of))["nodes"])
+        return Objects((await self.cluster())["nodes"])
 
     async def stats(self) -> dict[str, Any]:
         """Counters of the node that answers and of the balancer (None while it is away)."""
-        return await self._lane.ask(b"stats", object_of)
+        return await self.connections.lane.ask(b"stats", object_of)
 
     async def list(
         self,
@@ -397,10 +376,18 @@ class AsyncClient:
         name: str | None = None,
         since: float | None = None,
         limit: int = 100,
+        missed: Callable[[str], None] | None = None,
     ) -> Statuses:
         """Jobs of all nodes that can be asked, the newest first. `state`: open, queued, running or done;
-        `since`: submitted in the last so many seconds. `raw` of each has its name, its tag and the job."""
-        given = {"state": state, "outcome": outcome, "tag": tag, "name": name, "since": since}
+        `since`: submitted in the last so many seconds. `raw` of each has its name, its tag and the job.
+
+        `missed` is called with a line for each node that could not be asked, which says why.
+
+        Raises:
+            NodesUnreachable: where that is none of them.
+        """
+        given: dict[str, Any] = {"state": state, "outcome": outcome, "tag": tag, "name": name}
+        given["since"] = None if since is None else seconds(since)
         words = [f"--{key} {quoted(value)}" for key, value in given.items() if value is not None]
         pages = [self._list_of(node, words, limit) for node in self.nodes_known]
         found = await asyncio.gather(*pages, return_exceptions=True)
@@ -408,8 +395,14 @@ class AsyncClient:
         faults = [each for each in found if isinstance(each, BaseException)]
         if not lists or any(not isinstance(fault, NodesUnreachable) for fault in faults):
             raise faults[0]
+        if missed is not None:
+            for node, each in zip(self.nodes_known, found, strict=True):
+                if isinstance(each, NodesUnreachable):
+                    missed(f"{node} is left out: {each.faults.get(node) or each}")
         merged = heapq.merge(*lists, key=lambda each: each.submitted_at or 0.0, reverse=True)
-        return builtins.list(itertools.islice(merged, limit))
+        # A node with two names among those given has each job twice.
+        jobs = {each.ticket: each for each in merged}.values()
+        return builtins.list(itertools.islice(jobs, limit))
 
     async def _list_of(self, node: Address, words: builtins.list[str], limit: int) -> Statuses:
         found: Statuses = []
@@ -417,7 +410,7 @@ class AsyncClient:
         while len(found) < limit:
             page = [f"--limit {min(PAGE, limit - len(found))}", *before]
             line = " ".join(["list", *words, *page])
-            said = await self.watcher(node).lane.ask(line.encode(), object_of)
+            said = await self.connections.watcher(node).lane.ask(line.encode(), object_of)
             found += [status_of(each) for each in said["jobs"]]
             if not said.get("next"):
                 break
@@ -426,58 +419,33 @@ class AsyncClient:
 
     # --- nodes and tickets -----------------------------------------------------------------------
 
-    @property
-    def _lane(self) -> Lane:
-        """To whichever node answers."""
-        if self._general is None:
-            self._general = Lane(
-                self.nodes_known, timeout=self.timeout, patience=self.patience, reached=self.reached
-            )
-        return self._general if not self._is_closed else _closed()
+    def keep(self, work: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
+        """Begins it; what has not ended when the client is closed ends with ClientClosed. The loop itself
+        would forget it, and complain of an error that nobody reads."""
 
-    def _lane_to(self, node: Address) -> Lane:
-        """For what another node could do as well: it gives up sooner."""
-        if node not in self._direct:
-            self._direct[node] = Lane(
-                [node], timeout=self.timeout, patience=min(self.timeout, self.patience), reached=self.reached
-            )
-        return self._direct[node] if not self._is_closed else _closed()
+        async def kept() -> T:
+            try:
+                return await work()
+            except asyncio.CancelledError:
+                self.connections.check()
+                raise
 
-    def watcher(self, node: Address) -> Watcher:
-        """For questions about jobs of that node."""
-        if node not in self._watchers:
-            self._watchers[node] = Watcher(
-                node, timeout=self.timeout, patience=self.patience, reached=self.reached
-            )
-        return self._watchers[node] if not self._is_closed else _closed()
-
-    def _in_turn(self) -> builtins.list[Address]:
-        at = self.nodes_known.index(self._lane.node)
-        return self.nodes_known[at:] + self.nodes_known[:at]
-
-    async def _open(self, node: Address) -> Talk:
-        talk = await Talk.open(node, self.timeout)
-        self.reached.add(node)
-        return talk
-
-    def _patience_with(self, node: Address) -> float:
-        """A node that never was there is not waited for."""
-        return self.patience if node in self.reached else 0.0
-
-    def keep(self, task: asyncio.Future[T]) -> asyncio.Future[T]:
-        """The loop itself would forget it, and complain of an error that nobody reads."""
-
-        def ended(task: asyncio.Future[T]) -> None:
+        def ended(task: asyncio.Task[T]) -> None:
             self._tasks.discard(task)
             if not task.cancelled():
                 task.exception()
 
+        task = asyncio.ensure_future(kept())
         self._tasks.add(task)
         task.add_done_callback(ended)
         return task
 
+    def _talks_with(self, node: Address) -> tuple[Callable[[], Awaitable[Talk]], Callable[[], float]]:
+        connections = self.connections
+        return functools.partial(connections.talk, node), functools.partial(connections.patience_with, node)
+
     async def _ask(self, job: Job | str, verb: str, answer: Callable[[bytes, Address], T]) -> T:
-        lane = self.watcher(await self.home(job)).lane
+        lane = self.connections.watcher(await self.home(job)).lane
         return await lane.ask(f"{verb} {ticket_of(job)}".encode(), answer)
 
     async def home(self, job: Job | str) -> Address:
@@ -487,45 +455,7 @@ class AsyncClient:
             UnknownTicket: if none of the nodes does.
             NodesUnreachable: if one that could not be asked might.
         """
-        if isinstance(job, Job) and job.node:
-            return job.node
-        if len(self.nodes_known) == 1:
-            return self.nodes_known[0]
-        ticket = ticket_of(job)
-        if ticket not in self._homes:
-            home = await self._look_for(ticket)
-            while len(self._homes) >= HOMES:
-                del self._homes[next(iter(self._homes))]
-            self._homes[ticket] = home
-        return self._homes[ticket]
-
-    async def _look_for(self, ticket: str) -> Address:
-        async def ask(node: Address) -> Address:
-            await self.watcher(node).lane.ask(f"status {ticket}".encode(), object_of)
-            return node
-
-        tasks = [asyncio.ensure_future(ask(node)) for node in self.nodes_known]
-        away: builtins.list[str] = []
-        try:
-            for task in asyncio.as_completed(tasks):
-                try:
-                    return await task
-                except UnknownTicket:
-                    continue
-                except NodesUnreachable as error:
-                    away.append(str(error))
-        finally:
-            for each in tasks:
-                each.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        if away:
-            others = "; ".join(away)
-            raise NodesUnreachable(f"no node that answers knows {ticket}, and not all do: {others}")
-        raise UnknownTicket(ticket)
-
-
-def _closed() -> NoReturn:
-    raise ClientClosed("the client is closed")
+        return await self._homes.of(job)
 
 
 async def _or_refused(future: asyncio.Future[Job]) -> Job | Refused:

@@ -7,8 +7,10 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any, Generic, TypeVar
+
+from evenly.client.thread import LoopThread, closed
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -62,13 +64,14 @@ class Inlet(Generic[T]):
 class Outlet(Generic[T]):
     """Runs an asynchronous iterator on the loop; a thread takes what it gives."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, source: AsyncIterator[T]) -> None:
-        self._loop = loop
+    def __init__(self, thread: LoopThread, source: AsyncIterator[T]) -> None:
+        self._thread = thread
+        self._loop = thread.loop
         self._ready = threading.Condition()
         self._items: deque[T] = deque()
         self._is_over = False
         self._room = asyncio.Event()
-        self._future: Future[None] = asyncio.run_coroutine_threadsafe(self._run(source), loop)
+        self._future: Future[None] = thread.spawn(self._run(source))
         self._future.add_done_callback(self._end)
 
     async def _run(self, source: AsyncIterator[T]) -> None:
@@ -90,7 +93,10 @@ class Outlet(Generic[T]):
             self._ready.notify()
 
     def take(self, wait: bool) -> list[T]:
-        """What is there; empty at the end, or where it shall not wait. Raises what the iterator raised."""
+        """What is there; empty at the end, or where it shall not wait. Raises what the iterator raised, and
+        ClientClosed where the end of the loop came first."""
+        if not self._thread.is_here:
+            self._thread.check()  # nobody would ever fill it
         with self._ready:
             while wait and not self._items and not self._is_over:
                 self._ready.wait()
@@ -98,18 +104,23 @@ class Outlet(Generic[T]):
             items = list(self._items)
             self._items.clear()
         if was_full:
-            self._loop.call_soon_threadsafe(self._room.set)
+            with contextlib.suppress(RuntimeError):  # the loop is over: what is here is given all the same
+                self._loop.call_soon_threadsafe(self._room.set)
         if not items and self._is_over:
-            self._future.result()
+            try:
+                self._future.result()
+            except CancelledError:
+                raise closed() from None
         return items
 
     def close(self) -> None:
-        """Ends the iterator, unless it has ended, and waits for that."""
-        self._future.cancel()
+        """Ends the iterator, unless it has ended. In a forked process it is not ours to end."""
+        if self._thread.is_here:
+            self._future.cancel()
 
 
-def drained(loop: asyncio.AbstractEventLoop, source: AsyncIterator[T]) -> Iterator[T]:
-    outlet = Outlet(loop, source)
+def drained(thread: LoopThread, source: AsyncIterator[T]) -> Iterator[T]:
+    outlet = Outlet(thread, source)
     try:
         while items := outlet.take(wait=True):
             yield from items
@@ -118,25 +129,34 @@ def drained(loop: asyncio.AbstractEventLoop, source: AsyncIterator[T]) -> Iterat
 
 
 def through(
-    loop: asyncio.AbstractEventLoop,
+    thread: LoopThread,
     items: Iterable[T],
     function: Callable[[AsyncIterable[T]], AsyncIterator[U]],
     ahead: int,
 ) -> Iterator[U]:
     """What `function` gives for the items, one each. The items are read in this thread, each when the
     caller asks for the next value and less than `ahead` are on their way."""
-    inlet: Inlet[Any] = Inlet(loop)
-    outlet = Outlet(loop, function(inlet))
+    inlet: Inlet[Any] = Inlet(thread.loop)
+    outlet = Outlet(thread, function(inlet))
     on_the_way = 0
     try:
         for item in items:
-            inlet.put(item)
+            _tell(thread, inlet.put, item)
             on_the_way += 1
             ready = outlet.take(wait=on_the_way >= ahead)
             on_the_way -= len(ready)
             yield from ready
-        inlet.end()
+        _tell(thread, inlet.end)
         while values := outlet.take(wait=True):
             yield from values
     finally:
         outlet.close()
+
+
+def _tell(thread: LoopThread, function: Callable[..., None], *args: Any) -> None:
+    """Raises ClientClosed, also where the loop ends meanwhile."""
+    thread.check()
+    try:
+        function(*args)
+    except RuntimeError:
+        raise closed() from None

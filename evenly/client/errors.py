@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,7 +17,12 @@ class NodesUnreachable(EvenlyError):
     """No node could be asked: none answers, or the one that answers for this ticket is away.
 
     What was submitted may or may not have been taken; the same `key` again does not submit it twice.
+    `faults`: by their addresses, why which of them could not be reached, so far as that is known.
     """
+
+    def __init__(self, message: str, faults: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.faults = dict(faults or {})
 
 
 class ConnectionLost(EvenlyError):
@@ -24,7 +30,7 @@ class ConnectionLost(EvenlyError):
 
 
 class Refused(EvenlyError):
-    """A node said no, and why: an option that is wrong, a file that is not there, no room."""
+    """A node said no, or would, and why: an option that is wrong, a file that is not there, no room."""
 
 
 class UnknownTicket(EvenlyError):

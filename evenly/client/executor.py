@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import operator
 import pickle
 import sys
@@ -18,7 +19,7 @@ from threading import Lock
 from typing import Any, ParamSpec, TypeVar, Unpack
 
 from evenly.builtin import RAISED
-from evenly.client.errors import CallFailed, EvenlyError
+from evenly.client.errors import CallFailed, ClientClosed, EvenlyError
 from evenly.client.model import Job, Options, Result
 from evenly.client.sync import Client
 
@@ -77,20 +78,26 @@ class ClusterExecutor(Executor):
         Raises:
             TypeError: for a function that nodes cannot import, and what cannot be pickled.
             RuntimeError: after the shutdown.
+            ClientClosed: where the client was closed before it.
         """
         payload = payload_of(function, args, kwargs)
         future = CallFuture(self._cancel)
+        if not self._client.thread.is_here:
+            self._client.thread.check()  # before the lock, which a fork may have left held
         with self._lock:
             if self._is_shut:
                 raise RuntimeError("cannot schedule new futures after shutdown")
+            self._client.thread.call_soon(self._start, future, payload)
             self._open.add(future)
         future.add_done_callback(self._open.discard)
-        self._client.loop.call_soon_threadsafe(self._start, future, payload)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Takes no more calls. `wait`: until all have ended. Without it, what is open goes on as long as this
         program lives; its jobs go on in any case, unless `cancel_futures` cancels those too that run."""
+        if not self._client.thread.is_here:
+            self._is_shut = True  # in a forked process: what is open is the parent's
+            return
         with self._lock:
             self._is_shut = True
         left = list(self._open)
@@ -108,7 +115,7 @@ class ClusterExecutor(Executor):
 
     def _start(self, future: CallFuture, payload: dict[str, str]) -> None:
         client = self._client.asynchronous
-        client.keep(asyncio.ensure_future(self._run(future, payload)))
+        client.keep(lambda: self._run(future, payload))
 
     async def _run(self, future: CallFuture, payload: dict[str, str]) -> None:
         client = self._client.asynchronous
@@ -120,10 +127,11 @@ class ClusterExecutor(Executor):
                 await client.cancel(future.job)
                 return
             result = await client.wait(future.job)
-        except BaseException as error:
+        except asyncio.CancelledError:
+            fulfil(future, error=ClientClosed("the client was closed before the call had ended"))
+            raise
+        except Exception as error:
             fulfil(future, error=error if isinstance(error, EvenlyError) else CallFailed(str(error)))
-            if not isinstance(error, Exception):
-                raise
             return
         try:
             value = value_of(result)
@@ -138,9 +146,10 @@ class ClusterExecutor(Executor):
                 await self._client.asynchronous.cancel(future.job)
 
         def start() -> None:
-            self._client.asynchronous.keep(asyncio.ensure_future(cancel()))
+            self._client.asynchronous.keep(cancel)
 
-        self._client.loop.call_soon_threadsafe(start)
+        with contextlib.suppress(ClientClosed):
+            self._client.thread.call_soon(start)
 
 
 def fulfil(future: CallFuture, value: Any = None, error: BaseException | None = None) -> None:

@@ -8,14 +8,15 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Awaitable, Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from evenly.client.errors import ConnectionLost, NodesUnreachable, Refused, TransferFailed
 from evenly.client.lane import BACKOFF_FIRST, BACKOFF_MOST, object_of
 from evenly.client.model import File, files_of
 from evenly.client.talk import PIECE, Talk
+from protocol.fields import is_inside
 
-#: Characters of a file's relative path: what systems take.
+#: Bytes of a file's relative path: what systems take.
 PATH_LIMIT = 4096
 
 
@@ -124,11 +125,9 @@ def place_of(name: str, directory: Path) -> Path:
     Raises:
         TransferFailed: if it would be outside of the directory, also by a symbolic link that is there.
     """
-    path = PurePosixPath(name)
-    is_plain = 0 < len(name) <= PATH_LIMIT and "\0" not in name and name == str(path)
-    if not is_plain or path.is_absolute() or ".." in path.parts or name == ".":
+    if not is_inside(name, PATH_LIMIT):  # so it can be asked for in a line, too
         raise TransferFailed(f"the name {name[:60]!r} leaves the directory; it was not written")
-    target = directory.joinpath(*path.parts)
+    target = directory / name
     if not target.parent.resolve().is_relative_to(directory.resolve()) or target.is_dir():
         raise TransferFailed(
             f"{name[:60]!r} cannot be written below {directory}: something else is in its way"

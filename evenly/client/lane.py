@@ -130,6 +130,8 @@ class Lane:
         self._heard_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
+        #: How many ask of it to wait for a node that was never reached, as for one that was.
+        self.expected_by = 0
         #: Bytes of lines that wait for their reply.
         self.owed_bytes = 0
 
@@ -145,6 +147,7 @@ class Lane:
         future: asyncio.Future[T] = self._loop.create_future()
         if self._is_closed:
             future.set_exception(ClientClosed("the client is closed"))
+            future.exception()  # who asked may not look
             return future
         self.owed_bytes += len(line)
         self._unsent.append(Question(line, answer, future, is_once))
@@ -207,8 +210,9 @@ class Lane:
                     self._begin(node, wire)
                     return
                 tried_for = self._loop.time() - self._trouble_since
-                if tried_for >= self._patience or not self._reached.intersection(self.nodes):
-                    raise NodesUnreachable(_unreachable(faults))
+                is_hopeless = not (self.expected_by or self._reached.intersection(self.nodes))
+                if tried_for >= self._patience or is_hopeless:
+                    raise NodesUnreachable(_unreachable(faults), faults)
                 await asyncio.sleep(min(delay * random.uniform(0.5, 1.0), self._patience - tried_for))
                 delay = min(2 * delay, BACKOFF_MOST)
         except EvenlyError as error:

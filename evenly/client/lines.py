@@ -11,7 +11,9 @@ from typing import Any
 from evenly.client.errors import EvenlyError, Refused
 from evenly.client.lane import object_of
 from evenly.client.model import Address, Job, Result, Status, result_of, status_of
-from protocol.limits import LINE_LIMIT
+from protocol.job import is_ticket
+from protocol.limits import LINE_LIMIT, TICKET_LENGTH, TIME_LIMIT
+from protocol.options import is_text
 
 #: `{"ticket":"…"}`, of a ticket of the node that answers.
 _TICKET_HEAD, _TICKET_LENGTH = b'{"ticket":"', len(b'{"ticket":""}') + 16
@@ -34,6 +36,41 @@ def submission(
     if task is not None:
         given["payload"] = {} if payload is None else payload
     return {**given, **{name: value for name, value in options.items() if value is not None}}
+
+
+#: What a job may be, with what it then has to be.
+_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "run": ((str, os.PathLike), 'a command line in one text, as "ls -l" (shlex.join makes one of words)'),
+    "task": (str, 'the name of a task, as "checksum"'),
+    "sleep": (int, "whole milliseconds, as 1500"),
+}
+
+
+def check(item: Any) -> None:
+    """Whether it is a job, so far as the types of what it is made of tell; options are for the node to judge.
+
+    Raises:
+        Refused: with what is wrong and what would be right.
+    """
+    if not isinstance(item, str | Mapping):
+        raise Refused(f'a job is a command line, or an object as {{"run": "make"}}, not {_shown(item)}')
+    given = {"run": item} if isinstance(item, str) else item
+    kinds = [kind for kind in _KINDS if kind in given]
+    if len(kinds) != 1:
+        raise Refused(f"a job has one of run, task and sleep, not {' and '.join(kinds) or 'none of them'}")
+    (kind,) = kinds
+    value, (types, right) = given[kind], _KINDS[kind]
+    if not isinstance(value, types) or isinstance(value, bool):
+        raise Refused(f"{kind} is {right}: not {_shown(value)}")
+    if isinstance(value, str) and not is_text(value):
+        raise Refused(f"{kind} cannot hold a NUL byte or half of a surrogate pair: {_shown(value)}")
+    if not isinstance(given.get("payload", {}), Mapping):
+        raise Refused(f'payload is an object, as {{"path": "/x"}}: not {_shown(given["payload"])}')
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:60] + '…'}"
 
 
 def line_of(item: Mapping[str, Any]) -> bytes:
@@ -76,7 +113,12 @@ _encoder = json.JSONEncoder(default=_plain, allow_nan=False, separators=(",", ":
 
 
 def ticket_of(job: Job | str) -> str:
-    return job.ticket if isinstance(job, Job) else job.strip().upper()
+    """Raises Refused for what is no ticket: on a line it could be a command."""
+    given: Any = job.ticket if isinstance(job, Job) else job
+    ticket = given.strip().upper() if isinstance(given, str) else given
+    if not is_ticket(ticket):
+        raise Refused(f"a ticket is {TICKET_LENGTH} letters and digits, not {_shown(given)}")
+    return str(ticket)
 
 
 def job_of(reply: bytes, node: Address) -> Job:
@@ -85,7 +127,8 @@ def job_of(reply: bytes, node: Address) -> Job:
         return Job(reply[len(_TICKET_HEAD) : -2].decode(), node)
     said = object_of(reply, node)
     # With a key it may be a ticket of a node that we know by its name only.
-    return Job(str(said["ticket"]), "" if said.get("node") else node)
+    name = str(said.get("node") or "")
+    return Job(str(said["ticket"]), "" if name else node, name)
 
 
 def result_line(ticket: str) -> bytes:
@@ -105,12 +148,21 @@ def status_from(reply: bytes, node: Address) -> Status:
     return status_of(object_of(reply, node))
 
 
+def seconds(since: object) -> float:
+    """The value of `--since`. Raises Refused."""
+    if isinstance(since, int | float) and not isinstance(since, bool) and 0 < since <= TIME_LIMIT:
+        return float(since)
+    raise Refused(f"since is seconds, more than 0, at most {TIME_LIMIT:.0f}: not {_shown(since)}")
+
+
 def quoted(value: object) -> str:
-    """The value of an option on a line."""
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    """The value of an option on a line. Raises Refused for what no line can say."""
+    text = f"{value:.15g}" if isinstance(value, float) else str(value)
+    if not is_text(text) or "\n" in text or "\r" in text:
+        raise Refused(f"{_shown(text)} has a line end, a NUL byte or half of a surrogate pair")
     if not any(c.isspace() for c in text) and text[:1] not in ("'", '"') and text:
         return text
     quote = "'" if "'" not in text else '"'
-    if quote in text or "\n" in text:
-        raise EvenlyError(f"{text[:40]!r} has both kinds of quotes or a line end: no line can say it")
+    if quote in text:
+        raise Refused(f"{_shown(text)} has both kinds of quotes: no line can say it")
     return f"{quote}{text}{quote}"

@@ -20,10 +20,12 @@ class Job:
     """A job that was submitted: its ticket, and the node (`host:port`) that answered.
 
     `node` is empty where another node is its origin, as can be with a key; the client then looks for it.
+    `node_name`: the name of that other node.
     """
 
     ticket: str
     node: Address = ""
+    node_name: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return self.ticket

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import os
-import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack, overload
 
 from evenly.client.aio import PATIENCE, TIMEOUT, WINDOW, AsyncClient, Objects, Statuses, Submission
 from evenly.client.bridge import drained, through
-from evenly.client.errors import ClientClosed
 from evenly.client.model import Chunk, File, Job, Options, Result, Status
+from evenly.client.thread import LoopThread
 from evenly.client.waits import AHEAD
 
 T = TypeVar("T")
@@ -22,7 +20,8 @@ T = TypeVar("T")
 class Client:
     """What `AsyncClient` does, blocking; any number of threads may use one. Its methods raise the same.
 
-    An event loop runs in a thread of its own behind it, until `close` or the end of the `with` block.
+    An event loop runs in a thread of its own behind it, until `close` or the end of the `with` block. It
+    belongs to the process that made it: after a fork the child makes another one.
     """
 
     def __init__(
@@ -33,17 +32,8 @@ class Client:
         patience: float = PATIENCE,
     ) -> None:
         self.asynchronous = AsyncClient(nodes, timeout=timeout, patience=patience)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._serve, name="evenly-client", daemon=True)
-        self._lock = threading.Lock()
-        self._is_closed = False
-        self._thread.start()
-
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        self._loop.close()
+        #: Where `asynchronous` lives.
+        self.thread = LoopThread("evenly-client")
 
     def __enter__(self) -> Self:
         return self
@@ -53,36 +43,14 @@ class Client:
 
     def close(self) -> None:
         """Closes all connections; what other threads wait for raises ClientClosed. Jobs go on."""
-        with self._lock:
-            if self._is_closed:
-                return
-            self._is_closed = True
-        asyncio.run_coroutine_threadsafe(self.asynchronous.close(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """Where `asynchronous` lives. Raises ClientClosed."""
-        if self._is_closed:
-            raise ClientClosed("the client is closed")
-        return self._loop
+        self.thread.close(self.asynchronous.close)
 
     @property
     def nodes_known(self) -> builtins.list[str]:
         return self.asynchronous.nodes_known
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        try:
-            future = asyncio.run_coroutine_threadsafe(work, self.loop)
-        except ClientClosed:
-            work.close()
-            raise
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()  # of no effect unless it was we who were interrupted
-            raise
+        return self.thread.run(work)
 
     # --- submitting ------------------------------------------------------------------------------
 
@@ -99,7 +67,7 @@ class Client:
 
     def submit_many(self, jobs: Iterable[Submission]) -> Iterator[Job]:
         """As `AsyncClient.submit_many`. The iterable is read in this thread, a window ahead."""
-        return through(self.loop, jobs, self.asynchronous.submit_many, WINDOW)
+        return through(self.thread, jobs, self.asynchronous.submit_many, WINDOW)
 
     def map(
         self,
@@ -112,7 +80,7 @@ class Client:
         def results(fed: Any) -> Any:
             return self.asynchronous.map(run, fed, task=task, **options)
 
-        return through(self.loop, items, results, AHEAD)
+        return through(self.thread, items, results, AHEAD)
 
     def upload(self, path: str | os.PathLike[str]) -> str:
         return self._do(self.asynchronous.upload(path))
@@ -133,10 +101,10 @@ class Client:
         return self._do(self.asynchronous.wait(builtins.list(job), timeout))
 
     def results(self, jobs: Iterable[Job | str], timeout: float | None = None) -> Iterator[Result]:
-        return through(self.loop, jobs, lambda fed: self.asynchronous.results(fed, timeout), AHEAD)
+        return through(self.thread, jobs, lambda fed: self.asynchronous.results(fed, timeout), AHEAD)
 
     def as_completed(self, jobs: Iterable[Job | str], timeout: float | None = None) -> Iterator[Result]:
-        return drained(self.loop, self.asynchronous.as_completed(builtins.list(jobs), timeout))
+        return drained(self.thread, self.asynchronous.as_completed(builtins.list(jobs), timeout))
 
     def result(self, job: Job | str) -> Result | None:
         return self._do(self.asynchronous.result(job))
@@ -145,13 +113,13 @@ class Client:
         return self._do(self.asynchronous.status(job))
 
     def jobs(self, array: Job | str) -> Iterator[Job]:
-        return drained(self.loop, self.asynchronous.jobs(array))
+        return drained(self.thread, self.asynchronous.jobs(array))
 
     def cancel(self, job: Job | str) -> str:
         return self._do(self.asynchronous.cancel(job))
 
     def tail(self, job: Job | str) -> Iterator[Chunk]:
-        return drained(self.loop, self.asynchronous.tail(job))
+        return drained(self.thread, self.asynchronous.tail(job))
 
     def files(self, job: Job | str) -> tuple[File, ...]:
         return self._do(self.asynchronous.files(job))
@@ -174,6 +142,9 @@ class Client:
 
     # --- the cluster -----------------------------------------------------------------------------
 
+    def cluster(self) -> dict[str, Any]:
+        return self._do(self.asynchronous.cluster())
+
     def nodes(self) -> Objects:
         return self._do(self.asynchronous.nodes())
 
@@ -189,7 +160,21 @@ class Client:
         name: str | None = None,
         since: float | None = None,
         limit: int = 100,
+        missed: Callable[[str], None] | None = None,
     ) -> Statuses:
-        return self._do(
-            self.asynchronous.list(state=state, outcome=outcome, tag=tag, name=name, since=since, limit=limit)
+        told: builtins.list[str] = []
+        found = self._do(
+            self.asynchronous.list(
+                state=state,
+                outcome=outcome,
+                tag=tag,
+                name=name,
+                since=since,
+                limit=limit,
+                missed=told.append,
+            )
         )
+        if missed is not None:
+            for each in told:
+                missed(each)
+        return found

@@ -60,8 +60,12 @@ class Talk:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def close(self) -> None:
+    def abort(self) -> None:
+        """Who reads or writes gets ConnectionLost."""
         self._writer.transport.abort()
+
+    async def close(self) -> None:
+        self.abort()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
 

@@ -1,4 +1,4 @@
-"""Results of many jobs: in the order of the jobs, or whichever has ended first."""
+"""Results of jobs: of one, of many in the order of the jobs, or whichever has ended first."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from evenly.client.deadline import Deadline
 from evenly.client.errors import JobTimeout
 from evenly.client.feed import each_of, fed
-from evenly.client.lane import Lane
 from evenly.client.lines import result_from, result_if_done, result_line, ticket_of
 from evenly.client.model import Address, Job, Result
 from evenly.client.watch import Watcher
@@ -25,12 +25,46 @@ HELD_HIGH, HELD_LOW = 8 * 1024 * 1024, 4 * 1024 * 1024
 BATCH = 200
 
 
+async def one(client: AsyncClient, job: Job | str, timeout: float | None) -> Result:
+    deadline = Deadline(timeout)
+    try:
+        async with deadline.limit():
+            return await _end_of(client, job)
+    except TimeoutError:
+        ticket = ticket_of(job)
+        said = f"{ticket} has not ended within {deadline.seconds:g} s; it goes on"
+        return await _last_look(client, job, deadline, said)
+
+
+async def _end_of(client: AsyncClient, job: Job | str) -> Result:
+    ticket, watcher = ticket_of(job), client.connections.watcher(await client.home(job))
+    ended = watcher.watch(ticket)
+    try:
+        result = await watcher.lane.ask(result_line(ticket), result_if_done)
+        while result is None:
+            await ended
+            result = await watcher.lane.ask(result_line(ticket), result_if_done)
+        return result
+    finally:
+        watcher.unwatch(ticket, ended)
+
+
+async def _last_look(client: AsyncClient, job: Job | str, deadline: Deadline, said: str) -> Result:
+    """What is known of it when time is over. Raises JobTimeout with these words where it has not ended."""
+    ticket = ticket_of(job)
+    async with deadline.question(ticket):
+        result = await client.result(job)
+    if result is None:
+        raise JobTimeout(ticket, said)
+    return result
+
+
 class Waits:
     """`wait` after `wait` over a connection of its own, to one node: its replies come in their order."""
 
     def __init__(self, client: AsyncClient, node: Address) -> None:
-        # No time is too long for the end of a job.
-        self._lane = Lane([node], timeout=None, patience=client.patience, reached=client.reached)
+        self._connections = client.connections
+        self._lane = self._connections.waiting_lane(node)
         self._held = 0
         self._is_paused = False
 
@@ -54,37 +88,38 @@ class Waits:
         return result
 
     async def close(self) -> None:
-        await self._lane.close()
+        await self._connections.drop(self._lane)
 
 
 async def in_order(
     client: AsyncClient, jobs: Iterable[Job | str] | AsyncIterable[Job | str], timeout: float | None
 ) -> AsyncIterator[Result]:
     waits: dict[Address, Waits] = {}
+    deadline = Deadline(timeout)
 
-    async def asked() -> AsyncIterator[tuple[str, Waits, asyncio.Future[tuple[Result, int]]]]:
+    async def asked() -> AsyncIterator[tuple[Job | str, Waits, asyncio.Future[tuple[Result, int]]]]:
         async for job in each_of(jobs):
-            node = await client.home(job)
+            ticket = ticket_of(job)
+            async with deadline.question(ticket):
+                node = await client.home(job)
             if node not in waits:
                 waits[node] = Waits(client, node)
-            ticket = ticket_of(job)
-            yield ticket, waits[node], waits[node].wait(ticket)
+            yield job, waits[node], waits[node].wait(ticket)
 
-    loop = asyncio.get_running_loop()
-    deadline = None if timeout is None else loop.time() + timeout
     try:
-        async for ticket, lane, future in fed(asked(), AHEAD):
-            if future.done() or deadline is None:
+        async for job, lane, future in fed(asked(), AHEAD):
+            if future.done() or deadline.at is None:
                 yield await lane.take(future)
                 continue
             try:
-                async with asyncio.timeout_at(deadline):
+                async with deadline.limit():
                     result = await lane.take(future)
             except TimeoutError:
-                text = (
-                    f"not all have ended within {timeout:g} s: the first that has not is {ticket}; they go on"
+                said = (
+                    f"not all have ended within {deadline.seconds:g} s: the first that has not is"
+                    f" {ticket_of(job)}; they go on"
                 )
-                raise JobTimeout(ticket, text) from None
+                result = await _last_look(client, job, deadline, said)
             yield result
     finally:
         for each in waits.values():
@@ -117,43 +152,47 @@ class _Group:
 async def as_completed(
     client: AsyncClient, jobs: Iterable[Job | str], timeout: float | None
 ) -> AsyncIterator[Result]:
-    loop = asyncio.get_running_loop()
-    deadline = None if timeout is None else loop.time() + timeout
-    group, given = _Group(), iter(jobs)
+    deadline, group, given = Deadline(timeout), _Group(), iter(jobs)
     try:
         # Each is asked for once after it is watched; most results are there already where there are many.
         while batch := list(islice(given, BATCH)):
-            homes = [(ticket_of(job), client.watcher(await client.home(job))) for job in batch]
-            for ticket, watcher in homes:
-                group.add(ticket, watcher)
-            for result in await _results(dict(homes)):
+            homes: dict[str, Watcher] = {}
+            for job in batch:
+                ticket = ticket_of(job)
+                async with deadline.question(ticket):
+                    homes[ticket] = client.connections.watcher(await client.home(job))
+                group.add(ticket, homes[ticket])
+            for result in await _results(homes, deadline):
                 if result.ticket in group.open:
                     group.drop(result.ticket)
                     yield result
         while group.open:
-            ended = dict([await _next(group, deadline, timeout)])
+            ended = dict([await _next(group, deadline)])
             while len(ended) < BATCH and not group.ready.empty():
                 ended.update([group.ready.get_nowait()])
             still = {ticket: watcher for ticket, watcher in ended.items() if ticket in group.open}
-            for result in await _results(still):
+            for result in await _results(still, deadline):
                 group.drop(result.ticket)
                 yield result
     finally:
         group.close()
 
 
-async def _next(group: _Group, deadline: float | None, timeout: float | None) -> tuple[str, Watcher]:
+async def _next(group: _Group, deadline: Deadline) -> tuple[str, Watcher]:
     try:
-        async with asyncio.timeout_at(deadline):
+        async with deadline.limit():
             return await group.ready.get()
     except TimeoutError:
         ticket, more = next(iter(group.open)), len(group.open) - 1
         others = f" and {more} more" if more else ""
-        text = f"{ticket}{others}: not ended within {timeout:g} s; they go on"
-        raise JobTimeout(ticket, text) from None
+        said = f"{ticket}{others}: not ended within {deadline.seconds:g} s; they go on"
+        raise JobTimeout(ticket, said) from None
 
 
-async def _results(tickets: dict[str, Watcher]) -> list[Result]:
+async def _results(tickets: dict[str, Watcher], deadline: Deadline) -> list[Result]:
     """Of those that have ended."""
+    if not tickets:
+        return []
     asked = [watcher.lane.ask(result_line(ticket), result_if_done) for ticket, watcher in tickets.items()]
-    return [result for result in await asyncio.gather(*asked) if result is not None]
+    async with deadline.question(next(iter(tickets))):
+        return [result for result in await asyncio.gather(*asked) if result is not None]

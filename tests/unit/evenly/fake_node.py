@@ -63,6 +63,8 @@ class FakeNode:
         self.is_stopping = False
         #: What becomes of the bytes of files on their way.
         self.spoil = False
+        #: Said to `nodes`.
+        self.note: str | None = None
         #: Said of a job that ends at once, and to `explain`.
         self.finish_with: dict[str, Any] = {}
         self.explained: dict[str, Any] = {"why": "it waits", "attempts": []}
@@ -162,7 +164,8 @@ class FakeNode:
             case "stats":
                 self._send(writer, {"node": {"name": self.name}, "balancer": None})
             case "nodes":
-                self._send(writer, {"nodes": [{"name": node.name} for node in self.cluster.nodes]})
+                nodes = [{"name": node.name} for node in self.cluster.nodes]
+                self._send(writer, {"nodes": nodes} | ({"note": self.note} if self.note else {}))
             case "list":
                 self._send(writer, self._list(rest))
             case "wait" | "result" | "status" | "cancel" | "tail" | "fetch" | "explain":

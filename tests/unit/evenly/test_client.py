@@ -40,6 +40,12 @@ async def client(cluster: FakeCluster, node: FakeNode) -> AsyncIterator[AsyncCli
         yield client
 
 
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow this machine is, a node that answers is heard."""
+    monkeypatch.setattr("evenly.client.deadline.LAST_ASK", 60.0)
+
+
 # --- jobs --------------------------------------------------------------------------------------------------
 
 

@@ -93,7 +93,8 @@ async def test_what_arrives_spoiled_is_not_kept(client: AsyncClient, node: FakeN
 
 
 @pytest.mark.parametrize(
-    "name", ["../out", "/etc/out", "a/../../out", "a//b", ".", "", "a/./b", "a\0b", "x" * 5000]
+    "name",
+    ["../out", "/etc/out", "a/../../out", "a//b", ".", "", "a/./b", "a\0b", "a\nb", "a\udc80", "x" * 5000],
 )
 def test_names_that_leave_the_directory(name: str, tmp_path: Path) -> None:
     with pytest.raises(TransferFailed):

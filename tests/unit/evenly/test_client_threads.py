@@ -244,3 +244,11 @@ def test_workers_load_no_asyncio_and_the_client_comes_when_asked() -> None:
 
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         evenly.nothing  # noqa: B018
+
+
+def test_the_package_lists_what_it_has_and_nothing_else() -> None:
+    program = (
+        "import sys, evenly; names = dir(evenly); assert set(evenly.__all__) <= set(names), names;"
+        "assert not {'Any', 'TYPE_CHECKING'} & set(names), names; assert 'asyncio' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

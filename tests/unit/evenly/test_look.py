@@ -74,6 +74,7 @@ def test_the_rate_is_what_nodes_have_done_meanwhile() -> None:
     [
         ({"job": {"run": "a\n\x1b[31mb"}}, "a  [31mb"),
         ({"job": {"sleep": 250}}, "sleep of 250 ms"),
+        ({"job": {"run": "make", "array": 5}}, "5 times make"),
         ({"job": {"task": "checksum"}, "name": "x"}, "[x] task checksum"),
         ({"job": None}, "sleep of ? ms"),
     ],
