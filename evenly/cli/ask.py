@@ -97,8 +97,8 @@ def show(said: Result) -> None:
     if said.raw.get("array") is not None:
         echo(f"{said.ticket}  {ending(said)}")
         return
-    write(said.stdout, sys.stdout)
-    write(said.stderr, sys.stderr)
+    write(said.output("stdout"), sys.stdout)
+    write(said.output("stderr"), sys.stderr)
     tell_end(said)
     if said.truncated:
         kept = f"{said.raw.get('stdout_bytes')} bytes on stdout, {said.raw.get('stderr_bytes')} on stderr"

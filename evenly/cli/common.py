@@ -92,12 +92,11 @@ def emit(value: Mapping[str, Any]) -> None:
     echo(json.dumps(value, ensure_ascii=False))
 
 
-def write(data: bytes | str, stream: TextIO) -> None:
+def write(data: bytes, stream: TextIO) -> None:
     """Output of a job, byte for byte, at once."""
-    raw = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
     with written_to(stream):
         stream.flush()
-        stream.buffer.write(raw)
+        stream.buffer.write(data)
         stream.buffer.flush()
 
 
@@ -150,8 +149,8 @@ def show_one_of_many(name: str, result: Result, as_json: Mapping[str, Any] | Non
     if as_json is not None:
         emit({**as_json, **result.raw})
     else:
-        write(result.stdout, sys.stdout)
-        write(result.stderr, sys.stderr)
+        write(result.output("stdout"), sys.stdout)
+        write(result.output("stderr"), sys.stderr)
         if result.truncated:
             say(f"{name}: more output than is kept ({result.ticket})")
     if not result.ok:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shlex
 import sys
+from base64 import b64encode
 from collections import Counter
 from typing import Any, TypeAlias
 
@@ -112,11 +113,18 @@ async def follow(client: AsyncClient, job: Job | str, as_json: bool = False) -> 
     async for chunk in client.tail(job):
         written[chunk.attempt, chunk.stream] += len(chunk.data)
         if as_json:
-            text = chunk.data.decode("utf-8", "replace")
-            emit({"stream": chunk.stream, "attempt": chunk.attempt, "at": chunk.at, "text": text})
+            emit({"stream": chunk.stream, "attempt": chunk.attempt, "at": chunk.at, **_said(chunk.data)})
         else:
             write(chunk.data, sys.stdout if chunk.stream == "stdout" else sys.stderr)
     return written
+
+
+def _said(data: bytes) -> dict[str, str]:
+    """As text, and where it is none, in base64 too, as it is in a result."""
+    try:
+        return {"text": data.decode()}
+    except UnicodeDecodeError:
+        return {"text": data.decode("utf-8", "replace"), "base64": b64encode(data).decode()}
 
 
 def tell_missing(written: Written, result: Result) -> bool:

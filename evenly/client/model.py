@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +78,8 @@ class File:
 class Chunk:
     """A piece of a job's output. `at`: its place in the stream of that attempt, in bytes.
 
-    A gap between two is output that came faster than it could be passed on; the result has it.
+    A gap between two is output that came faster than it could be passed on; what of it is in the first MiB,
+    the result has.
     """
 
     stream: Stream
@@ -141,6 +143,13 @@ class Result:
     def ok(self) -> bool:
         """Whether it succeeded."""
         return self.outcome == SUCCEEDED
+
+    def output(self, stream: Stream = "stdout") -> bytes:
+        """The first MiB of it, byte for byte; `stdout` and `stderr` have it as text."""
+        encoded = self.raw.get(f"{stream}_base64")
+        if encoded is not None:
+            return b64decode(encoded)
+        return (self.stdout if stream == "stdout" else self.stderr).encode("utf-8", "replace")
 
     def check(self) -> Result:
         """Itself, so that calls can be chained.

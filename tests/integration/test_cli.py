@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 
 from protocol.limits import ARRAY_PAGE, MIB
 from support import Client, Cluster, eventually, free_port
-from workloads import end_of, evenly, interrupt, servers, started
+from workloads import COMMAND, end_of, environment, evenly, interrupt, servers, started
 
 TICKET = "[A-Z0-9]{16}"
 
@@ -67,6 +69,26 @@ def test_of_a_result_that_was_cut_it_is_said_what_is_missing(node: str, client: 
     assert (ended.code, missing > 0) == (1, True)
     kept = f"evenly fetch {ticket} brings all of it"
     assert ended.err == f"evenly: {missing} of {size} bytes of its output are missing; {kept}\n"
+
+
+def test_output_that_is_no_text_comes_byte_for_byte(node: str, client: Client, tmp_path: Path) -> None:
+    line = r"printf '\377\376bin\000x\n'; printf '\200' >&2"
+    out, err = b"\xff\xfebin\0x\n", b"\x80"
+    (ticket,) = client.submit(json.dumps({"run": line}))
+    client.wait(ticket)
+    for arguments in (
+        ["submit", "--wait", "--", line],
+        ["submit", "--wait", "--array", "2", "--", line],
+        ["result", ticket],
+        ["tail", ticket],
+        ["map", "--", f": {{}}; {line}", ":::", "a", "b"],
+    ):
+        command = [*COMMAND, arguments[0], "-s", node, *arguments[1:]]
+        ended = subprocess.run(command, capture_output=True, check=True, env=environment())
+        count = 2 if "--array" in arguments or "map" in arguments else 1
+        assert (ended.stdout, ended.stderr) == (out * count, err * count), arguments
+    rows = [json.loads(row) for row in evenly("tail", "-s", node, "--json", ticket).out.splitlines()]
+    assert {row["stream"]: base64.b64decode(row["base64"]) for row in rows} == {"stdout": out, "stderr": err}
 
 
 def test_any_node_follows_a_job_of_another(shared_cluster: Cluster, client: Client, tmp_path: Path) -> None:
