@@ -101,7 +101,11 @@ class Text(click.types.StringParamType):
 
 def is_utf8(text: str) -> bool:
     """Python has other bytes of the command line, or of a path, as halves of surrogate pairs."""
-    return not any("\ud800" <= c <= "\udfff" for c in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Commands(click.Group):
