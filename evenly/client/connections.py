@@ -94,6 +94,9 @@ class Connections:
             raise
         finally:
             self._opening.discard(opening)
+        if self.is_closed:
+            await talk.close()
+            self.check()
         self._talks.add(talk)
         self.reached.add(node)
         return talk

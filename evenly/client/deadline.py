@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from evenly.client.errors import EvenlyError, JobTimeout
+
+T = TypeVar("T")
 
 #: Seconds that a question has, also past the deadline: a job that has ended is given whatever the timeout.
 LAST_ASK = 1.0
@@ -31,13 +33,13 @@ class Deadline:
         """For the end of a job. Raises TimeoutError."""
         return asyncio.timeout_at(self.at)
 
-    @contextlib.asynccontextmanager
-    async def question(self, ticket: str) -> AsyncIterator[None]:
-        """For what a node answers at once. Raises JobTimeout."""
-        at = None if self.at is None else max(self.at, self._loop.time() + LAST_ASK)
+    async def answer(self, ticket: str, question: Awaitable[T]) -> T:
+        """What a node says at once. Raises JobTimeout."""
+        if self.at is None:
+            return await question
         try:
-            async with asyncio.timeout_at(at):
-                yield
+            async with asyncio.timeout_at(max(self.at, self._loop.time() + LAST_ASK)):
+                return await question
         except TimeoutError:
             said = f"no node told within {self.seconds:g} s whether {ticket} has ended"
             raise JobTimeout(ticket, said) from None

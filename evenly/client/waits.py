@@ -52,8 +52,7 @@ async def _end_of(client: AsyncClient, job: Job | str) -> Result:
 async def _last_look(client: AsyncClient, job: Job | str, deadline: Deadline, said: str) -> Result:
     """What is known of it when time is over. Raises JobTimeout with these words where it has not ended."""
     ticket = ticket_of(job)
-    async with deadline.question(ticket):
-        result = await client.result(job)
+    result = await deadline.answer(ticket, client.result(job))
     if result is None:
         raise JobTimeout(ticket, said)
     return result
@@ -100,8 +99,7 @@ async def in_order(
     async def asked() -> AsyncIterator[tuple[Job | str, Waits, asyncio.Future[tuple[Result, int]]]]:
         async for job in each_of(jobs):
             ticket = ticket_of(job)
-            async with deadline.question(ticket):
-                node = await client.home(job)
+            node = await deadline.answer(ticket, client.home(job))
             if node not in waits:
                 waits[node] = Waits(client, node)
             yield job, waits[node], waits[node].wait(ticket)
@@ -159,8 +157,8 @@ async def as_completed(
             homes: dict[str, Watcher] = {}
             for job in batch:
                 ticket = ticket_of(job)
-                async with deadline.question(ticket):
-                    homes[ticket] = client.connections.watcher(await client.home(job))
+                home = await deadline.answer(ticket, client.home(job))
+                homes[ticket] = client.connections.watcher(home)
                 group.add(ticket, homes[ticket])
             for result in await _results(homes, deadline):
                 if result.ticket in group.open:
@@ -194,5 +192,5 @@ async def _results(tickets: dict[str, Watcher], deadline: Deadline) -> list[Resu
     if not tickets:
         return []
     asked = [watcher.lane.ask(result_line(ticket), result_if_done) for ticket, watcher in tickets.items()]
-    async with deadline.question(next(iter(tickets))):
-        return [result for result in await asyncio.gather(*asked) if result is not None]
+    answers = await deadline.answer(next(iter(tickets)), asyncio.gather(*asked))
+    return [result for result in answers if result is not None]
