@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
@@ -55,7 +56,20 @@ def run(nodes: str | None, work: Callable[[AsyncClient], Coroutine[Any, Any, T]]
         async with AsyncClient(nodes) as client:
             return await work(client)
 
-    return asyncio.run(main())
+    waiting = _Waiting()
+    logger = logging.getLogger("evenly.client")
+    logger.addHandler(waiting)
+    try:
+        return asyncio.run(main())
+    finally:
+        logger.removeHandler(waiting)
+
+
+class _Waiting(logging.Handler):
+    """The client says what it waits for: nobody is to look at a command that seems to hang."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
 
 
 def ask_each(

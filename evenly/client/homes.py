@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from evenly.client.connections import Connections
 from evenly.client.errors import NodesUnreachable, UnknownTicket
@@ -10,6 +11,8 @@ from evenly.client.lane import object_of
 from evenly.client.lines import ticket_of
 from evenly.client.model import Address, Job
 
+#: Of what takes its time.
+log = logging.getLogger("evenly.client")
 #: Tickets whose node was looked for and is remembered.
 HOMES = 10_000
 
@@ -51,6 +54,8 @@ class Homes:
         unknown = [node for node in away if node not in reached]
         if home is None and unknown and len(away) < len(nodes):
             # The cluster is there and does not know it: a node of it may be about to come back.
+            names, patience = ", ".join(unknown), self._connections.patience
+            log.warning("no node that answers knows %s; %s: tried for %g s", ticket, names, patience)
             lanes = [self._connections.watcher(node).lane for node in unknown]
             for lane in lanes:
                 lane.expected_by += 1

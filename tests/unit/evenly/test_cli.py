@@ -283,9 +283,10 @@ def test_ctrl_c_cancels_what_is_left_of_a_map(
 def test_a_reader_that_goes_ends_it_silently(
     node: FakeNode, program: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    process = program("map", "x", ":::", *map(str, range(5000)))
+    word = "x" * 100  # more output than a pipe holds
+    process = program("map", word, ":::", *map(str, range(5000)))
     assert process.stdout is not None
-    assert process.stdout.readline() == "did x 0\n"
+    assert process.stdout.readline() == f"did {word} 0\n"
     process.stdout.close()
     assert process.wait(60) == exits.BROKEN_PIPE
     assert process.stderr is not None

@@ -29,12 +29,16 @@ async def test_a_new_client_waits_for_the_node_of_a_ticket_while_others_answer(
         assert await client.home(ticket) == second.address
 
 
-async def test_patience_with_the_node_of_a_ticket_ends(cluster: FakeCluster) -> None:
+async def test_patience_with_the_node_of_a_ticket_ends_and_is_told(
+    cluster: FakeCluster, caplog: pytest.LogCaptureFixture
+) -> None:
     first, second = await cluster.start(2)
     await second.stop()
     async with AsyncClient(cluster.addresses, patience=0.2) as client:
         with pytest.raises(NodesUnreachable, match="no node that answers knows AAAAAAAAAAAAAAAA"):
             await client.status("A" * 16)
+    said = f"no node that answers knows {'A' * 16}; {second.address}: tried for 0.2 s"
+    assert [record.getMessage() for record in caplog.records] == [said]
     # Where nobody answers there is nothing to wait for.
     await first.stop()
     async with AsyncClient(cluster.addresses, patience=3600) as client, asyncio.timeout(60):
