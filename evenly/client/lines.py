@@ -70,7 +70,8 @@ def check(item: Any) -> None:
 
 def _shown(value: object) -> str:
     text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:60] + '…'}"
+    text = text if len(text) <= 60 else text[:60] + "…"
+    return text if isinstance(value, str) else f"{type(value).__name__} {text}"
 
 
 def line_of(item: Mapping[str, Any]) -> bytes:
