@@ -52,7 +52,7 @@ from clusternode.core.node import Identity, NodeCore
 from clusternode.core.submissions import AT_START
 from clusternode.desk import Desk
 from clusternode.door import Door
-from clusternode.executor.leftovers import empty_directory, kill_leftovers
+from clusternode.executor.leftovers import empty_directory, kill_leftovers, mark_of
 from clusternode.executor.pool import Pool
 from clusternode.executor.tasks import TaskPool
 from clusternode.executor.watching import Watching
@@ -132,7 +132,8 @@ class Node:
         self._background = Background(self._fail)
         submit = self.engine.submit
         offset = clock.now() - time.monotonic()
-        common = (options.slots, work, core.identity.node_id, offset, self._heard, self._background.start)
+        mark = mark_of(core.identity.node_id, directory)
+        common = (options.slots, work, mark, offset, self._heard, self._background.start)
         self._pool = Pool(*common)
         self._tasks = TaskPool(
             *common,
@@ -393,7 +394,7 @@ async def serve(stop: asyncio.Event, options: Options, directory: Path) -> None:
     try:
         new_id = secrets.token_hex(8)
         node_id, name = await store.identity(new_id, options.name, f"node-{new_id[:4]}")
-        killed = kill_leftovers(node_id)
+        killed = kill_leftovers(mark_of(node_id, directory))
         if killed:
             log.warning("%d processes of jobs had outlived this node and were killed", killed)
         await asyncio.to_thread(empty_directory, directory / WORK)

@@ -1,6 +1,6 @@
 """Finds and ends processes of jobs that outlived both their node and their helper.
 
-Jobs carry their node's id in the environment, and every process they start inherits it. That is how a
+Jobs carry their node's mark in the environment, and every process they start inherits it. That is how a
 node that was killed together with its helpers finds what still runs when it comes back.
 """
 
@@ -20,9 +20,15 @@ TICKET_VARIABLE = "EVENLY_TICKET"
 LOOKS = 50
 
 
-def kill_leftovers(node_id: str, ticket: str | None = None) -> int:
+def mark_of(node_id: str, directory: Path) -> str:
+    """The node's id, and which data directory it has: who starts a copy of that shall not end the jobs of the
+    node that it was copied from. A directory that is renamed stays the same."""
+    return f"{node_id}-{directory.stat().st_ino:x}"
+
+
+def kill_leftovers(mark: str, ticket: str | None = None) -> int:
     """SIGKILLs every process of this node's jobs, or of one of them; returns how many there were."""
-    wanted = [f"{NODE_VARIABLE}={node_id}".encode()]
+    wanted = [f"{NODE_VARIABLE}={mark}".encode()]
     if ticket is not None:
         wanted.append(f"{TICKET_VARIABLE}={ticket}".encode())
     killed: set[int] = set()

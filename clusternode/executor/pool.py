@@ -165,7 +165,7 @@ class Pool:
         self,
         slots: int,
         directory: Path,
-        node_id: str,
+        mark: str,
         offset: float,
         tell: Callable[[FromHelpers], None],
         start: Callable[[Any], object],
@@ -174,11 +174,11 @@ class Pool:
         node's clock, `start` runs a coroutine in the background."""
         self._slots = slots
         self._directory = directory.resolve()
-        self._node_id = node_id
+        self._mark = mark
         self._offset = offset
         self._tell = tell
         self._start = start
-        self._environment = dict(os.environ) | {NODE_VARIABLE: node_id}
+        self._environment = dict(os.environ) | {NODE_VARIABLE: mark}
         self._helpers: set[Helper] = set()
         self._idle: list[Helper] = []
         #: Commands that wait for a helper, each with those behind it.
@@ -238,7 +238,7 @@ class Pool:
             log.warning("a worker process did not end within %g s and is killed", CLOSE_PATIENCE)
             for helper in helpers:
                 helper.kill()
-            kill_leftovers(self._node_id)
+            kill_leftovers(self._mark)
             await ends
 
     # --- what helpers say ------------------------------------------------------------------------
@@ -291,7 +291,7 @@ class Pool:
         while len(jobs) > 1:
             self._news.append(TakenBack(*jobs.pop()))
         if jobs:
-            kill_leftovers(self._node_id, jobs[0].ticket)
+            kill_leftovers(self._mark, jobs[0].ticket)
             self._news.append(self._lost(jobs[0], "its worker process was killed"))
         if self._backlog:
             self._serve(self._backlog.popleft())

@@ -35,7 +35,7 @@ class TaskPool(Pool):
         self,
         slots: int,
         directory: Path,
-        node_id: str,
+        mark: str,
         offset: float,
         tell: Callable[[FromHelpers | TasksKnown], None],
         start: Callable[[Any], object],
@@ -45,7 +45,7 @@ class TaskPool(Pool):
         hang_period: float,
     ) -> None:
         """`modules`, separated by commas, beside the entry points; the rest as in `Pool` and `SetUp`."""
-        super().__init__(slots, directory, node_id, offset, tell, start)
+        super().__init__(slots, directory, mark, offset, tell, start)
         self._tell_tasks = tell
         command = [sys.executable, "-m", WORKER]
         self._worker = SetUp(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -204,6 +206,25 @@ class TestANodeThatHangs:
             finally:
                 cluster.balancer.signal(signal.SIGCONT)
             assert {each["outcome"] for each in client.wait(*tickets)} == {"succeeded"}
+
+
+class TestACopyOfADirectory:
+    def test_it_is_refused_and_costs_the_jobs_of_the_first_nothing(
+        self, make_cluster: Make, tmp_path: Path
+    ) -> None:
+        cluster = make_cluster()
+        (alpha,) = cluster.start("alpha")
+        gate = tmp_path / "gate"
+        with alpha.json_client() as client:
+            (ticket,) = client.submit(f"run until [ -e {gate} ]; do sleep 0.02; done; echo $EVENLY_ATTEMPT")
+            eventually(lambda: client.ask_json(f"status {ticket}")["state"] == "running", "it runs")
+            copy = cluster.add_node("copy")
+            shutil.copytree(alpha.data, copy.data)
+            copy.launch()
+            eventually(lambda: "a copied data directory?" in copy.said, "it is refused")
+            assert "had outlived" not in copy.said
+            gate.touch()
+            assert client.wait(ticket)[0]["stdout"] == "1\n"
 
 
 class TestSigterm:
