@@ -315,8 +315,9 @@ def _cancel_text(reply: CancelOf) -> bytes:
 def _nodes_text(reply: NodesAre) -> bytes:
     rows = [("NAME", "CONNECTED", "SLOTS", "RUNNING", "QUEUED", "DONE")]
     for node in reply.nodes:
-        cells = (node[key] for key in ("name", "connected", "slots", "running", "queued", "done"))
-        rows.append(tuple({True: "yes", False: "no"}[c] if isinstance(c, bool) else str(c) for c in cells))  # type: ignore[arg-type]
+        here = "stops" if node.get("draining") else "yes" if node["connected"] else "no"
+        cells = (node[key] for key in ("slots", "running", "queued", "done"))
+        rows.append((str(node["name"]), here, *map(str, cells)))  # type: ignore[arg-type]
     widths = [max(len(row[i]) for row in rows) for i in range(6)]
     table = "\n".join(
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -10,6 +10,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
@@ -145,9 +146,9 @@ async def listen(
     except OSError as error:
         # The loop's own text names the address once more.
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
-        raise StartError(
-            f"cannot listen on {host}:{port}: {reason.lower()}; {flag} gives another port"
-        ) from None
+        is_name = isinstance(error, socket.gaierror)
+        another = "--bind gives another address" if is_name else f"{flag} gives another port"
+        raise StartError(f"cannot listen on {host}:{port}: {reason.lower()}; {another}") from None
 
 
 async def in_thread(work: Callable[..., T], *args: Any) -> T:

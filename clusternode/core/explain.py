@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def explain_here(origin: Origin, ticket: str, job: OpenJob, connected: bool) -> Explained:
     """Of an open job that the load balancer has not been told of, or that cannot be asked."""
-    away = "" if connected else "the ReverseProxy is away; "
+    away = "" if connected else f"{origin.why_away}; "
     gate = origin.gate(ticket, job)
     if awaited := origin.after.awaited_by(gate):
         more = {"waits_for": list(awaited)}

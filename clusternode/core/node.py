@@ -30,7 +30,7 @@ from clusternode.core.events import (
 )
 from clusternode.core.executor import Executor
 from clusternode.core.openjob import Stored
-from clusternode.core.origin import Origin
+from clusternode.core.origin import AWAY, Origin
 from protocol.explain import Tried
 from protocol.limits import INFO_PERIOD, LINK_TIMEOUT
 from protocol.messages import (
@@ -181,6 +181,7 @@ class NodeCore:
         self._period = message.request_result_period
         self._next_exchange = self._now + self._period
         self.connected = True
+        self.origin.why_away = AWAY
         self.executor.link_up()
         if self.executor.draining:
             out.prompt.append(Send(DrainMessage()))
@@ -189,6 +190,7 @@ class NodeCore:
         out.actions.append(Log(f"welcome by the ReverseProxy, epoch {message.epoch}"))
 
     def _on_refuse(self, message: Refuse, out: Outcome) -> None:
+        self.origin.why_away = f"the ReverseProxy refuses this node ({message.reason})"
         out.actions.append(Disconnect(f"refused: {message.reason}"))
 
     def _on_error(self, message: Error, out: Outcome) -> None:

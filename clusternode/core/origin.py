@@ -79,6 +79,9 @@ HAND_IN_WINDOW = 16 * MIB
 #: What a job takes in a message beside its body, somewhat more than that.
 ITEM_BYTES = 64
 
+#: What is said while there is no load balancer to ask, unless it is known why.
+AWAY = "the ReverseProxy is away"
+
 
 class Origin:
     def __init__(self, jobs: Iterable[Stored], next_seq: int) -> None:
@@ -96,6 +99,7 @@ class Origin:
         self.progress_of: Callable[[str], tuple[float, str] | None] = lambda ticket: None
         #: Whether it runs on this node.
         self.runs_here: Callable[[str], bool] = lambda ticket: False
+        self.why_away = AWAY
         #: Whether a client has uploaded a file with this digest.
         self.has_file: Callable[[str], bool] = lambda digest: False
         self.submitted = 0

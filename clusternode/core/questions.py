@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from clusternode.core.events import Answer, Line, LookUp, Outcome, Send, StatesAre, StatesOf
@@ -18,7 +19,6 @@ from protocol.replies import Failure, JobView, NodesAre, Reply, ResultOf, StatsA
 if TYPE_CHECKING:
     from clusternode.core.origin import Origin
 
-AWAY = "the ReverseProxy is away"
 STRANGE = "The ReverseProxy gave an answer that this version does not understand"
 
 
@@ -55,10 +55,10 @@ class Questions:
         asked, origin = asking.line.asked, self._origin
         reply: Reply
         if isinstance(asked, StatesOf):
-            out.actions.append(self._states(asking, asked, {}, AWAY))
+            out.actions.append(self._states(asking, asked, {}, origin.why_away))
             return
         if isinstance(asked, Nodes):
-            reply = NodesAre([origin.own_fields], f"{AWAY}: only this node is known")
+            reply = NodesAre([origin.own_fields], f"{origin.why_away}: only this node is known")
         elif isinstance(asked, Stats):
             reply = StatsAre(origin.stats, None)
         else:
@@ -71,7 +71,9 @@ class Questions:
                 reply = explain_here(origin, asked.ticket, job, connected=False)
             else:
                 view = origin.view(asked.ticket, job)
-                reply = StatusOf(view, AWAY) if isinstance(asked, Status) else ResultOf(view)
+                if origin.runs_here(asked.ticket):
+                    view = replace(view, state=JobState.RUNNING)
+                reply = StatusOf(view, origin.why_away) if isinstance(asked, Status) else ResultOf(view)
         out.actions.append(Answer(asking.client, asking.line.seq, reply))
 
     def answered(self, message: BalancerAnswer, out: Outcome) -> None:

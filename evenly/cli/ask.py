@@ -101,8 +101,11 @@ def show(said: Result) -> None:
     write(said.output("stderr"), sys.stderr)
     tell_end(said)
     if said.truncated:
-        kept = f"{said.raw.get('stdout_bytes')} bytes on stdout, {said.raw.get('stderr_bytes')} on stderr"
-        say(f"it wrote more than is kept: {kept}")
+        wrote = f"{said.raw.get('stdout_bytes')} bytes on stdout, {said.raw.get('stderr_bytes')} on stderr"
+        if (said.raw.get("job") or {}).get("keep_output"):
+            say(f"it wrote more than is shown: {wrote}; evenly fetch {said.ticket} brings all of it")
+        else:
+            say(f"it wrote more than is kept: {wrote}")
 
 
 @click.command()

@@ -55,7 +55,8 @@ class Homes:
         if home is None and unknown and len(away) < len(nodes):
             # The cluster is there and does not know it: a node of it may be about to come back.
             names, patience = ", ".join(unknown), self._connections.patience
-            log.warning("no node that answers knows %s; %s: tried for %g s", ticket, names, patience)
+            said = "no node that answers knows %s; trying %s for up to %g s"
+            log.warning(said, ticket, names, patience)
             lanes = [self._connections.watcher(node).lane for node in unknown]
             for lane in lanes:
                 lane.expected_by += 1

@@ -240,7 +240,7 @@ class Balancer:
         for batch in in_batches(cancels):
             self._to(node, Cancel(batch))
 
-    def _on_link_lost(self, link: int) -> None:
+    def _on_link_lost(self, link: int, is_expected: bool = False) -> None:
         node = self._links.pop(link, None)
         if node is None:
             return
@@ -250,15 +250,17 @@ class Balancer:
         for asker, number in self._unanswered.gone(node.node_id):
             if (waiting := self.ledger.nodes.get(asker)) is not None:
                 self._prompt_to(waiting, Told(number, "", AWAY, b"its node has gone away"))
-        waits = f"; its {len(node.jobs)} jobs wait {self.settings.node_grace_period:g} s for it"
-        self._log(f"node {node.name} is away{waits if node.jobs else ''}", warning=True)
+        if not is_expected:
+            jobs, grace = len(node.jobs), self.settings.node_grace_period
+            waits = f"; {'1 job waits' if jobs == 1 else f'{jobs} jobs wait'} {grace:g} s for it"
+            self._log(f"node {node.name} is away{waits if jobs else ''}", warning=True)
         for job in list(node.jobs.values()):
             if job.cancelled:
                 self.ledger.end(job, JobOutcome.CANCELLED, "its node was away")
 
     def _on_drain(self, node: Node, _: Drain) -> None:
         node.draining = True
-        self._log(f"node {node.name} is about to stop; it finishes what runs")
+        self._log(f"node {node.name} is about to stop, and takes no more jobs")
 
     def _on_bye(self, node: Node, _: Bye) -> None:
         # It stopped its jobs on purpose: nobody crashed. From here on it is away, and gets no job any more.
@@ -266,7 +268,7 @@ class Balancer:
         self.ledger.lose_all(node, list(node.jobs.values()), counts=False, why="its node stopped")
         self._log(f"node {node.name} says goodbye")
         self._actions.append(Close(node.link))
-        self._on_link_lost(node.link)
+        self._on_link_lost(node.link, is_expected=True)
 
     def _expire(self, node: Node) -> None:
         if node.jobs:

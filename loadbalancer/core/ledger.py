@@ -257,7 +257,8 @@ class Ledger:
         if job.cancelled:
             self.end(job, Outcome.CANCELLED, "")
         elif job.at_most_once:
-            reason = "its node was lost, and whether it had started is not known (--at-most-once)"
+            began = "it had started" if job.state is State.RUNNING else "whether it had started is not known"
+            reason = f"{why}, and {began} (--at-most-once)"
             self.end(job, Outcome.LOST, reason)
         elif job.losses >= limit:
             reason = f"{limit} attempts took their node or worker along (CRASH_LIMIT={limit})"

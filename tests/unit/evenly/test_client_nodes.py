@@ -37,7 +37,7 @@ async def test_patience_with_the_node_of_a_ticket_ends_and_is_told(
     async with AsyncClient(cluster.addresses, patience=0.2) as client:
         with pytest.raises(NodesUnreachable, match="no node that answers knows AAAAAAAAAAAAAAAA"):
             await client.status("A" * 16)
-    said = f"no node that answers knows {'A' * 16}; {second.address}: tried for 0.2 s"
+    said = f"no node that answers knows {'A' * 16}; trying {second.address} for up to 0.2 s"
     assert [record.getMessage() for record in caplog.records] == [said]
     # Where nobody answers there is nothing to wait for.
     await first.stop()
