@@ -14,7 +14,16 @@ import click
 
 from evenly.cli import exits
 from evenly.cli.app import Text, exit_code_of, say, written_to
-from evenly.client import AsyncClient, JobTimeout, NodesUnreachable, Refused, Result, Status, UnknownTicket
+from evenly.client import (
+    AsyncClient,
+    EvenlyError,
+    JobTimeout,
+    NodesUnreachable,
+    Refused,
+    Result,
+    Status,
+    UnknownTicket,
+)
 
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -52,7 +61,13 @@ def tickets_argument(command: Command) -> Command:
 def run(nodes: str | None, work: Callable[[AsyncClient], Coroutine[Any, Any, T]]) -> T:
     """Does it with a client, which is closed afterwards."""
 
+    def quiet(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A second Ctrl-C ends tasks whose errors nobody is there to read."""
+        if not isinstance(context.get("exception"), EvenlyError):
+            loop.default_exception_handler(context)
+
     async def main() -> T:
+        asyncio.get_running_loop().set_exception_handler(quiet)
         async with AsyncClient(nodes) as client:
             return await work(client)
 
@@ -108,6 +123,8 @@ def emit(value: Mapping[str, Any]) -> None:
 
 def write(data: bytes, stream: TextIO) -> None:
     """Output of a job, byte for byte, at once."""
+    if not data:
+        return  # what of ours is still in the buffer, and is not taken, does not change how it ends
     with written_to(stream):
         stream.flush()
         stream.buffer.write(data)

@@ -128,7 +128,7 @@ class Map:
         return exits.FAILED if self._bar.failed else exits.OK
 
     async def _jobs(self, client: AsyncClient) -> AsyncIterator[Job]:
-        async for sent in fed(self._submit(client), WINDOW):
+        async for sent in fed(self._submit(client), WINDOW, client.keep):
             with contextlib.suppress(Refused):
                 yield await asyncio.shield(sent.job)  # also after Ctrl-C its ticket is wanted
 
@@ -142,9 +142,14 @@ class Map:
 
     def _start(self, client: AsyncClient, item: str) -> asyncio.Future[Job]:
         if is_utf8(item):
-            return client.start({"run": self._fill(item, self._count), **self._options})
+            try:
+                return client.start({"run": self._fill(item, self._count), **self._options})
+            except EvenlyError as error:
+                why = str(error)
+        else:
+            why = "this item is not UTF-8, as what goes to a node has to be"
         refused: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
-        refused.set_exception(Refused("this item is not UTF-8, as what goes to a node has to be"))
+        refused.set_exception(Refused(why))
         refused.exception()  # who reads it may be gone, and asyncio is not to complain of that
         return refused
 
@@ -156,7 +161,7 @@ class Map:
         if self._file is None and sys.stdin.isatty():
             say("items are read from the terminal, one a line; Ctrl-D ends them")
         cutter = Cutter(self._separator)
-        async for data in _stdin() if self._file is None else _file(self._file):
+        async for data in _read(self._file):
             for item in cutter.cut(data):
                 yield item
         for item in cutter.cut(b""):
@@ -192,7 +197,7 @@ class Map:
                 await client.stats()  # answered behind all submissions that are on their way
         done = [sent.job for sent in self._sent if sent.job.done() and not sent.job.cancelled()]
         jobs = [job.result() for job in done if job.exception() is None]
-        count, left = 0, []
+        count, requested, left = 0, 0, []
         for at in range(0, len(jobs), AT_ONCE):
             part = jobs[at : at + AT_ONCE]
             asked = [asyncio.ensure_future(client.cancel(job)) for job in part]
@@ -202,9 +207,13 @@ class Map:
                 if not future.done() or future.exception() is not None:
                     left.append(job.ticket)
                 else:
-                    count += future.result() in ("done", "requested")
+                    count += future.result() == "done"
+                    requested += future.result() == "requested"
         if count and not is_quiet:
             say("1 job is cancelled" if count == 1 else f"{count} jobs are cancelled")
+        if requested:
+            jobs_ = "1 job is" if requested == 1 else f"{requested} jobs are"
+            say(f"{jobs_} to be cancelled once the cluster is whole")
         # What has no ticket by now may be a job all the same.
         self._tell_left(left, sum(not sent.job.done() for sent in self._sent))
 
@@ -252,24 +261,27 @@ def _text(item: bytes) -> str:
     return item.decode("utf-8", "surrogateescape")
 
 
-async def _file(path: str) -> AsyncIterator[bytes]:
-    with open(path, "rb") as file:  # noqa: ASYNC230 (a file on disk is there)
-        while data := file.read(PIECE):
-            yield data
-
-
-async def _stdin() -> AsyncIterator[bytes]:
-    """Read by a thread that nobody waits for at the end: it may hang in a terminal or a pipe for ever."""
+async def _read(path: str | None) -> AsyncIterator[bytes]:
+    """Of a file, else of stdin; by a thread that nobody waits for at the end, as it may hang in a terminal or
+    a pipe for ever. Raises OSError."""
     chunks: Inlet[bytes] = Inlet(asyncio.get_running_loop())
     room = threading.Semaphore(PIECES)
+    faults: list[OSError] = []
 
     def read() -> None:
-        with contextlib.suppress(RuntimeError, OSError):  # the loop is over before the input is
-            while room.acquire() and (data := os.read(sys.stdin.fileno(), PIECE)):
-                chunks.put(data)
+        with contextlib.suppress(RuntimeError):  # the loop is over before the input is
+            try:
+                file = sys.stdin.fileno() if path is None else os.open(path, os.O_RDONLY)
+                while room.acquire() and (data := os.read(file, PIECE)):
+                    chunks.put(data)
+            except OSError as error:
+                error.filename = path or "stdin"
+                faults.append(error)
             chunks.end()
 
     threading.Thread(target=read, daemon=True).start()
     async for data in chunks:
         room.release()
         yield data
+    if faults:
+        raise faults[0]

@@ -19,6 +19,7 @@ from evenly.cli.jobs import job_of, job_options
 from evenly.cli.progress import Bar
 from evenly.client import AsyncClient, EvenlyError, Job, Result
 from evenly.client.lines import submission
+from evenly.client.shell import as_command
 
 #: Seconds in which what nobody waits for any more is cancelled; then it is said that it was not.
 GIVE_UP = 5.0
@@ -56,7 +57,7 @@ def submission_of(words: tuple[str, ...], task: str | None, options: dict[str, A
         raise click.UsageError("A task takes its payload as one JSON object.")
     try:
         payload = json.loads(words[0]) if words else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise click.UsageError(f"The payload is not JSON: {error}.") from None
     if not isinstance(payload, dict):
         raise click.UsageError('The payload is a JSON object, as {"path": "/etc/hostname"}.')
@@ -65,11 +66,24 @@ def submission_of(words: tuple[str, ...], task: str | None, options: dict[str, A
 
 def line_of(words: tuple[str, ...]) -> str:
     """For the shell: a single word is a line already."""
-    return words[0] if len(words) == 1 else shlex.join(words)
+    return words[0] if len(words) == 1 else f"{as_command(words[0])} {shlex.join(words[1:])}"
 
 
 async def _submit(client: AsyncClient, given: dict[str, Any], wait: bool, as_json: bool) -> int:
-    (job,) = [job async for job in client.submit_many([given])]
+    submitted = client.start(given)
+    try:
+        job = await asyncio.shield(submitted)
+    except asyncio.CancelledError:
+        # Its ticket is wanted also after Ctrl-C: it may be a job by now.
+        await asyncio.wait([submitted], timeout=GIVE_UP)
+        if not submitted.done():
+            say("it is not known whether the job was taken; evenly list shows it if it was")
+        elif submitted.exception() is None:
+            if wait:
+                await give_up(client, submitted.result(), is_quiet=False)
+            else:
+                say(f"{submitted.result().ticket} is submitted")
+        raise
     if not wait:
         if as_json:
             emit({"ticket": job.ticket, "node": job.node or None})
@@ -98,13 +112,15 @@ async def _submit(client: AsyncClient, given: dict[str, Any], wait: bool, as_jso
 async def give_up(client: AsyncClient, job: Job, is_quiet: bool) -> None:
     try:
         async with asyncio.timeout(GIVE_UP):
-            await client.cancel(job)
+            said = await client.cancel(job)
     except (TimeoutError, EvenlyError) as error:
         why = f"no answer for {GIVE_UP:g} s" if isinstance(error, TimeoutError) else error
         say(f"{job.ticket} could not be cancelled: {why}; evenly cancel {job.ticket} tries again")
     else:
-        if not is_quiet:
-            say(f"{job.ticket} is cancelled")
+        if said == "requested":
+            say(f"{job.ticket} is to be cancelled once the cluster is whole")
+        elif not is_quiet:
+            say(f"{job.ticket} {'had ended' if said == 'too late' else 'is cancelled'}")
 
 
 async def follow(client: AsyncClient, job: Job | str, as_json: bool = False) -> Written:
@@ -129,6 +145,10 @@ def _said(data: bytes) -> dict[str, str]:
 
 def tell_missing(written: Written, result: Result) -> bool:
     """Whether some of its last attempt's output was too fast for who follows it, and is missing; says so."""
+    if "task" in (result.raw.get("job") or {}) and (result.reason or "").startswith("started "):
+        what = "what is shown may be of several starts; evenly result has that of the last one"
+        say(f"{result.ticket} was started again: {what}")
+        return True
     total = missing = 0
     for stream in ("stdout", "stderr"):
         size = result.raw.get(f"{stream}_bytes") or 0

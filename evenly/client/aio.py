@@ -142,7 +142,7 @@ class AsyncClient:
         """As `submit_many`; what is refused gives its error in its place, and the others go on."""
         if isinstance(jobs, AsyncIterable):
             # It may have nothing for a long time, and what is submitted is wanted meanwhile.
-            async for future in fed(map_async(self.start, jobs), WINDOW):
+            async for future in fed(map_async(self.start, jobs), WINDOW, self.keep):
                 yield await _or_refused(future)
             return
         window: deque[asyncio.Future[Job]] = deque()
@@ -393,8 +393,9 @@ class AsyncClient:
         found = await asyncio.gather(*pages, return_exceptions=True)
         lists = [each for each in found if not isinstance(each, BaseException)]
         faults = [each for each in found if isinstance(each, BaseException)]
-        if not lists or any(not isinstance(fault, NodesUnreachable) for fault in faults):
-            raise faults[0]
+        others = [fault for fault in faults if not isinstance(fault, NodesUnreachable)]
+        if others or not lists:
+            raise (others or faults)[0]
         if missed is not None:
             for node, each in zip(self.nodes_known, found, strict=True):
                 if isinstance(each, NodesUnreachable):

@@ -14,7 +14,7 @@ import operator
 import pickle
 import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, Future
+from concurrent.futures import CancelledError, Executor, Future
 from threading import Lock
 from typing import Any, ParamSpec, TypeVar, Unpack
 
@@ -106,7 +106,7 @@ class ClusterExecutor(Executor):
                 future.cancel()
         if wait:
             for future in left:
-                if not future.cancelled():
+                with contextlib.suppress(CancelledError):
                     future.exception()
             if self._is_own:
                 self._client.close()
@@ -121,9 +121,11 @@ class ClusterExecutor(Executor):
         client = self._client.asynchronous
         try:
             if future.cancelled():
+                fulfil(future)  # who waits for many is told by this alone
                 return
             future.job = await client.submit(task=TASK, payload=payload, **self._options)
             if future.cancelled():
+                fulfil(future)
                 await client.cancel(future.job)
                 return
             result = await client.wait(future.job)

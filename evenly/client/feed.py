@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-from typing import TypeVar
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
+from typing import Any, TypeAlias, TypeVar
+
+from evenly.client.errors import ClientClosed
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -30,8 +32,13 @@ async def map_async(function: Callable[[T], U], items: AsyncIterable[T]) -> Asyn
         yield function(item)
 
 
-async def fed(items: AsyncIterable[T], ahead: int) -> AsyncIterator[T]:
-    """The items, read by a task so far ahead. What reading raises is raised here, after all before it."""
+#: Begins a task and keeps it, as AsyncClient.keep.
+Keep: TypeAlias = Callable[[Callable[[], Coroutine[Any, Any, None]]], "asyncio.Task[None]"]
+
+
+async def fed(items: AsyncIterable[T], ahead: int, keep: Keep) -> AsyncIterator[T]:
+    """The items, read by a task so far ahead, which `keep` begins. What reading raises is raised here, after
+    all before it; ClientClosed where the task is ended first."""
     queue: asyncio.Queue[T | _End] = asyncio.Queue(ahead)
 
     async def feed() -> None:
@@ -43,7 +50,14 @@ async def fed(items: AsyncIterable[T], ahead: int) -> AsyncIterator[T]:
         else:
             await queue.put(_End(None))
 
-    feeder = asyncio.ensure_future(feed())
+    def ended(task: asyncio.Task[None]) -> None:
+        if task.cancelled() or task.exception() is not None:
+            if queue.full():
+                queue.get_nowait()
+            queue.put_nowait(_End(ClientClosed("the client is closed")))
+
+    feeder = keep(feed)
+    feeder.add_done_callback(ended)
     try:
         while not isinstance(item := await queue.get(), _End):
             yield item
@@ -51,7 +65,7 @@ async def fed(items: AsyncIterable[T], ahead: int) -> AsyncIterator[T]:
             raise item.error
     finally:
         feeder.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
+        with contextlib.suppress(asyncio.CancelledError, ClientClosed):
             await feeder
 
 

@@ -67,6 +67,8 @@ async def fetch_all(
     each. `connect` goes to their node, which is tried again for `patience` seconds."""
     written: list[Path] = []
     wanted: list[File] | None = None
+    loop = asyncio.get_running_loop()
+    lost_at: float | None = None
     delay = BACKOFF_FIRST
     while True:
         try:
@@ -76,15 +78,16 @@ async def fetch_all(
                 while wanted:
                     written.append(await fetch(talk, ticket, wanted[0], directory))
                     file = wanted.pop(0)
-                    delay = BACKOFF_FIRST
+                    lost_at, delay = None, BACKOFF_FIRST
                     if told is not None:
                         told(file)
                 return written
         except ConnectionLost as error:
-            if delay > patience():
+            lost_at = loop.time() if lost_at is None else lost_at
+            if loop.time() - lost_at >= patience():
                 raise NodesUnreachable(f"{error}; it has the files of {ticket}") from None
-            await asyncio.sleep(min(delay, BACKOFF_MOST))
-            delay *= 2
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, BACKOFF_MOST)
 
 
 async def fetch(talk: Talk, ticket: str, file: File, directory: Path) -> Path:

@@ -21,6 +21,8 @@ class Homes:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._found: dict[str, Address] = {}
+        #: Of which it was last said that it takes its time.
+        self._told = ""
 
     async def of(self, job: Job | str) -> Address:
         """The node that answers for it.
@@ -54,9 +56,11 @@ class Homes:
         unknown = [node for node in away if node not in reached]
         if home is None and unknown and len(away) < len(nodes):
             # The cluster is there and does not know it: a node of it may be about to come back.
-            names, patience = ", ".join(unknown), self._connections.patience
-            said = "no node that answers knows %s; trying %s for up to %g s"
-            log.warning(said, ticket, names, patience)
+            if ticket != self._told:
+                names, patience = ", ".join(unknown), self._connections.patience
+                said = "no node that answers knows %s; trying %s for up to %g s"
+                log.warning(said, ticket, names, patience)
+                self._told = ticket
             lanes = [self._connections.watcher(node).lane for node in unknown]
             for lane in lanes:
                 lane.expected_by += 1

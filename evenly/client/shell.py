@@ -41,13 +41,22 @@ def writers(line: str, places: Iterable[Place]) -> list[Writer | None]:
     return [scanner.writer(place) for place in places]
 
 
+def as_command(word: str) -> str:
+    """The first word of a command, which would be an assignment as `a=b`."""
+    return _quoted(word) if "=" in word else shlex.quote(word)
+
+
 # --- ways of writing ---------------------------------------------------------------------------------
 
 #: Between these a word of plain characters needs no quotes: nothing beside it gives it another meaning, as
 #: in `$x{}`, `~{}` and `{}>file`.
 _APART_BEFORE, _APART_BEHIND = re.compile(r"(?:^|(?<!\\)\s)$"), re.compile(r"$|[\s./_;|&)-]")
+#: Of plain letters; an item may be called so.
+_RESERVED = re.compile(
+    "case|coproc|do|done|elif|else|esac|fi|for|function|if|in|select|then|time|until|while"
+)
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9@%+:,./_-]+")
-_ENDS_WITH_NAME = re.compile(r"\$\w*$")
+_ENDS_WITH_NAME = re.compile(r"\$(?:\w|\\\n)*\Z")
 _ACTIVE_IN_DOUBLE = re.compile(r'([\\$`"])')
 _WHOLE = re.compile(r"-?[0-9]+")
 
@@ -57,7 +66,8 @@ def _as_it_is(word: str) -> str:
 
 
 def _bare(word: str) -> str:
-    return word if _PLAIN_WORD.fullmatch(word) else _quoted(word)
+    is_plain = _PLAIN_WORD.fullmatch(word) and not _RESERVED.fullmatch(word)
+    return word if is_plain else _quoted(word)
 
 
 def _quoted(word: str) -> str:
@@ -108,6 +118,8 @@ _BEHIND_BACKSLASH = "stands behind a backslash, which would belong to the item: 
 #: Up to where a word reaches; behind them a `#` begins a comment.
 _BREAKS = frozenset(" \t\n;&|()<>")
 _CASE = re.compile(r"case\s")
+#: What a `case` begins with, before the line end that cuts it in two.
+_CUT_CASE = re.compile(r"(?<![^\s;&|()`<>\n])(?:c|ca|cas|case)$")
 
 
 class _Scanner:
@@ -182,6 +194,8 @@ class _Scanner:
                 self._is_start = was_start
                 if at and self._line[at - 1] in "$(<{":
                     self._doubt = "stands behind an operator that a line end cuts in two"
+                elif at and context in _COMMANDS and _CUT_CASE.search(self._line[:at]):
+                    self._doubt = "stands behind a word that a line end cuts in two"
         elif context is _Context.BACKQUOTE:
             if char == "`":
                 self._stack.pop()
@@ -216,7 +230,7 @@ class _Scanner:
             self._at += 1
             if self._line[self._at : self._at + 1] in tuple("({['"):
                 self._doubt = "stands behind $$ and a bracket, which shells read in different ways: use ${$}"
-        elif self._follows("[") or (self._follows("'") and context in _COMMANDS):
+        elif self._follows("[") or (self._follows("'") and context is not _Context.DOUBLE):
             self._doubt = "stands behind $' or $[, which shells read in different ways: use printf or $(( ))"
 
     def _open_sum(self, length: int) -> None:
@@ -237,6 +251,8 @@ class _Scanner:
         elif char == ")" and len(self._stack) > 1:  # without one to close it is of a `case`
             self._stack.pop()
             self._is_start = context is not _Context.COMMAND
+            if self._follows("#"):
+                self._doubt = "stands behind )#, which may begin a comment: put a space before the #"
         elif char == "<" and self._follows("<<"):  # a text of one word, where a shell has that
             self._at += 2
         elif char == "<" and self._follows("<"):
@@ -255,10 +271,13 @@ class _Scanner:
                 self._stack.append(_Context(char))
 
     def _sum(self, char: str) -> None:
-        if char in "'\"#;":
+        is_here = char == "<" and self._follows("<") and "\n" in self._line[self._at :]
+        if char in "'\"#;" or is_here or _CASE.match(self._line, self._at - 1):
             self._doubt = "stands behind (( with a command in it: put a space between ( and ("
         elif char in "()":
             self._depths[-1] += 1 if char == "(" else -1
             if not self._depths[-1]:
                 self._depths.pop()
                 self._stack.pop()
+                if self._follows("#") and self._stack[-1] in _COMMANDS:
+                    self._doubt = "stands behind a # that may begin a comment: put a space before it"

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from evenly.client.shell import Place, Writer, writers
+from evenly.client.shell import Place, Writer, as_command, writers
 
 _PLACE = re.compile(r"\{(\.|/\.|//|/|#)?\}")
 
@@ -71,10 +71,11 @@ def compile_words(words: Sequence[str]) -> Callable[[str, int], str]:
     parts: list[_Part] = []
     for word in words:
         texts = _PLACE.split(word)
-        quoted = [shlex.quote(text) if text or len(texts) == 1 else "" for text in texts[::2]]
+        quote = shlex.quote if parts else as_command
+        quoted = [quote(text) if text or len(texts) == 1 else "" for text in texts[::2]]
         parts.append(f" {quoted[0]}" if parts else quoted[0])
         for place, text in zip(texts[1::2], quoted[1:], strict=True):
-            parts += [(_READ[place], shlex.quote), text]
+            parts += [(_READ[place], quote), text]
     if all(isinstance(part, str) or part[0] is _READ["#"] for part in parts):
         parts += [" ", (_READ[None], shlex.quote)]
     return _filler(parts)

@@ -85,10 +85,13 @@ class LoopThread:
         if not self.is_here:
             return
         with self._lock:
-            if self._is_closed:
-                return
-            self._is_closed = True
-            end = asyncio.run_coroutine_threadsafe(self._end(last), self._loop)
+            is_first, self._is_closed = not self._is_closed, True
+            if is_first:
+                end = asyncio.run_coroutine_threadsafe(self._end(last), self._loop)
+        if not is_first:
+            if threading.current_thread() is not self._thread:
+                self._thread.join()
+            return
         try:
             end.result()
         finally:

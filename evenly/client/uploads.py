@@ -46,6 +46,7 @@ class Uploads:
         task = self._brought.get(key)
         if task is None:
             task = self._brought[key] = asyncio.ensure_future(self._upload(digest, node))
+            task.add_done_callback(lambda each: each.cancelled() or each.exception())  # all may have gone
         try:
             await asyncio.shield(task)
         except BaseException:

@@ -105,7 +105,7 @@ async def in_order(
             yield job, waits[node], waits[node].wait(ticket)
 
     try:
-        async for job, lane, future in fed(asked(), AHEAD):
+        async for job, lane, future in fed(asked(), AHEAD, client.keep):
             if future.done() or deadline.at is None:
                 yield await lane.take(future)
                 continue
@@ -168,6 +168,9 @@ async def as_completed(
             ended = dict([await _next(group, deadline)])
             while len(ended) < BATCH and not group.ready.empty():
                 ended.update([group.ready.get_nowait()])
+            for ticket in ended.keys() & group.open.keys():
+                if (future := group.open[ticket][1]).done() and not future.cancelled():
+                    future.result()  # raises where its node has stayed away as long as it is waited for
             still = {ticket: watcher for ticket, watcher in ended.items() if ticket in group.open}
             for result in await _results(still, deadline):
                 group.drop(result.ticket)

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from clusternode.core.events import LinkDown, StatesAre, StatesOf
-from clusternode.core.origin import AWAY, STRANGE
+from clusternode.core.origin import AWAY
+from clusternode.core.questions import STRANGE
 from protocol.dialogue import Submit
 from protocol.job import Command, Extras, JobState, Sleep
 from protocol.messages import Answer as BalancerAnswer

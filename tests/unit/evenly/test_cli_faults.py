@@ -51,6 +51,7 @@ UNKNOWN = "A" * 16
         (["submit", "--upload", f"../x={__file__}", "true"], "--upload NAME=FILE takes a relative path"),
         (["submit", "--upload", f"/x={__file__}", "true"], "--upload NAME=FILE takes a relative path"),
         (["submit", "--upload", f"={__file__}", "true"], "--upload NAME=FILE takes a relative path"),
+        (["submit", "--task", "t", '{"a":' + "[" * 20_000], "The payload is not JSON"),
         (["submit", "--upload", "/tmp", "true"], "--upload: '/tmp' is a directory; --upload takes files."),
     ],
 )
@@ -257,6 +258,41 @@ def test_that_stdout_is_full_is_said(full: Start, arguments: list[str]) -> None:
     assert (process.returncode, err) == (exits.FAILED, "evenly: stdout: no space left on device\n")
 
 
+def test_what_cannot_be_said_ends_nothing(node: FakeNode, program: Start) -> None:
+    with open("/dev/full", "wb") as full:
+        process = program("map", "{}", ":::", "true", "false", "true", stderr=full)
+        out, _ = process.communicate(timeout=30)
+    assert (process.returncode, out) == (exits.FAILED, "did true\ndid false\ndid true\n")
+
+
+def test_a_stdin_that_cannot_be_read_is_said(node: FakeNode, program: Start) -> None:
+    with open("/dev/null", "wb") as unreadable:
+        process = program("map", "x", stdin=unreadable)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (exits.USAGE, "", "evenly: stdin: bad file descriptor\n")
+
+
+def test_items_of_a_file_are_done_while_more_are_to_come(
+    node: FakeNode, program: Start, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "items")
+    process = program("map", "-a", str(tmp_path / "items"), "x")
+    assert process.stdout is not None
+    with (tmp_path / "items").open("w") as items:
+        for word in ("a", "b"):
+            items.write(f"{word}\n")
+            items.flush()
+            assert process.stdout.readline() == f"did x {word}\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == exits.INTERRUPTED
+
+
+def test_an_item_that_fits_nowhere_costs_no_other_one(node: FakeNode, run: Run) -> None:
+    code, out, err = run("map", "echo $(({} + 1))", ":::", "1", "x", "3")
+    assert (code, out) == (exits.FAILED, "did echo $((1 + 1))\ndid echo $((3 + 1))\n")
+    assert err.splitlines()[0].startswith("evenly: x: between (( and ))")
+
+
 def test_what_cannot_be_written_is_cancelled(background: Background, node: FakeNode, full: Start) -> None:
     process = full("submit", "--wait", "hold")
     eventually(lambda: any(line.startswith("tail ") for line in node.lines))
@@ -282,6 +318,16 @@ def test_ctrl_c_ends_it_while_no_node_answers(background: Background, node: Fake
     _, err = process.communicate(timeout=60)
     again = f"evenly cancel {one} tries again"
     said = f"evenly: {one} could not be cancelled: no answer for 5 s; {again}"
+    assert (process.returncode, err.rstrip("\n")) == (exits.INTERRUPTED, said)
+
+
+def test_ctrl_c_before_there_is_a_ticket(node: FakeNode, program: Start) -> None:
+    node.is_mute = True
+    process = program("submit", "hold")
+    eventually(lambda: node.lines)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    said = "evenly: it is not known whether the job was taken; evenly list shows it if it was"
     assert (process.returncode, err.rstrip("\n")) == (exits.INTERRUPTED, said)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenly.client import EvenlyError
-from evenly.client.template import compile_template
+from evenly.client.template import compile_template, compile_words
 
 #: Lines that print the item and nothing else.
 WAYS = [
@@ -98,6 +98,16 @@ def test_each_way_with_what_would_break_out(empty: Path, way: str, item: str) ->
         ("((echo '{}'); ls)", r"behind \(\("),
         ('echo "$\\\n(ls {})"', "cuts in two"),
         ("""echo "${x:-'}" {}""", r"behind quotes in \$\{ \}"),
+        ("((cat <<E) )\n{}\nE", r"behind \(\("),
+        ("((true))# don't use {}", "may begin a comment"),
+        ("((true) )# don't use {}", "comment|behind"),
+        ("echo $(case x in x)# it's {}\n echo a;; esac)", "case|comment"),
+        ('echo "$( ((case x in x) echo a\nesac) ) ; echo "{}" )"', r"behind \(\(|case"),
+        ('echo "$(case\\\n x in x) echo " {} " ;; esac)"', "cuts in two"),
+        ('echo "$(ca\\\nse x in x) echo " {} " ;; esac)"', "cuts in two"),
+        ("echo ${x#$'\\''} '} {} '", "behind"),
+        # Refused only because it might be one.
+        ("echo $(ls)#a {}", "may begin a comment"),
     ],
 )
 def test_where_nothing_can_be_put(template: str, reason: str) -> None:
@@ -117,12 +127,23 @@ def test_where_nothing_can_be_put(template: str, reason: str) -> None:
         ("cat {} <<EOF\n{#}\nEOF", "cat a <<EOF\n7\nEOF"),
         ("f() { ls {}; }; f", "f() { ls a; }; f"),
         ("(ls) {}", "(ls) a"),
-        ("echo $(ls)#a {}", "echo $(ls)#a a"),
         ("a#'b {}' {}", "a#'b a' a"),
     ],
 )
 def test_what_the_shell_has_of_its_own(template: str, line: str) -> None:
     assert compile_template(template)("a", 7) == line
+
+
+def test_a_word_that_the_shell_knows_is_an_item_like_others() -> None:
+    assert compile_template("case $f in {}) ;; esac")("esac", 1) == "case $f in 'esac') ;; esac"
+    assert compile_template('echo "$x\\\n{}"')("xfoo", 1) == 'echo "$x\\\n""xfoo"'
+
+
+def test_the_first_word_is_a_command_and_no_assignment(empty: Path) -> None:
+    assert compile_words(["{}", "env"])("A=b", 1) == "'A=b' env"
+    assert compile_words(["A={}", "x"])("b", 1) == "'A='b x"
+    assert compile_words(["x", "A={}"])("b", 1) == "x A=b"
+    assert compile_words(["x", "{}"])("y", 1) == "x y"
 
 
 def test_sums_take_whole_numbers_alone(empty: Path) -> None:

@@ -206,6 +206,9 @@ def test_cancel_and_shutdown(background: Background, client: Client) -> None:
     assert first.cancel()
     while background.node.jobs[first.job.ticket]["outcome"] != "cancelled":
         pass
+    third = executor.submit(pause)
+    assert third.cancel()
+    assert wait([third], timeout=30).not_done == set()
     executor.shutdown(wait=False, cancel_futures=True)
     assert second.cancelled()
     with pytest.raises(RuntimeError, match="after shutdown"):
