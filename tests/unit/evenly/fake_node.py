@@ -56,7 +56,7 @@ class FakeNode:
         self.connections: set[asyncio.StreamWriter] = set()
         self.subscribers: set[asyncio.StreamWriter] = set()
         self.tasks: set[asyncio.Future[None]] = set()
-        #: Takes lines, works on them, and says nothing from here on.
+        #: Takes lines, works on them, and says nothing from here on; so it does when it is to run "mute".
         self.is_mute = False
         #: Loses the connection after so many more replies (that of the next line is worked on).
         self.replies_left: int | None = None
@@ -145,7 +145,9 @@ class FakeNode:
     async def _line(self, line: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.lines.append(line)
         if line.startswith("{"):
-            self._send(writer, self._submit(json.loads(line)))
+            job = json.loads(line)
+            self.is_mute = self.is_mute or job.get("run") == "mute"
+            self._send(writer, self._submit(job))
             return
         verb, _, rest = line.partition(" ")
         match verb:

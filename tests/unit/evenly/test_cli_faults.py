@@ -322,9 +322,8 @@ def test_ctrl_c_ends_it_while_no_node_answers(background: Background, node: Fake
 
 
 def test_ctrl_c_before_there_is_a_ticket(node: FakeNode, program: Start) -> None:
-    node.is_mute = True
-    process = program("submit", "hold")
-    eventually(lambda: node.lines)
+    process = program("submit", "mute")
+    eventually(lambda: node.jobs)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     said = "evenly: it is not known whether the job was taken; evenly list shows it if it was"
