@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
+#: Who fails with less of its limit than this part has not failed for want of memory.
+REMARKED = 0.5
 #: Seconds from one look to the next. The first ones come sooner: a job may be short.
 LOOK_PERIOD = 0.05
 FIRST_LOOK = 0.005
@@ -91,7 +93,9 @@ class Watch:
 
     @property
     def remark(self) -> str:
-        """For one that has failed by itself, perhaps for want of memory."""
+        """For one that has failed by itself, perhaps for want of memory; empty where it had little."""
+        if self.most < REMARKED * self.limit:
+            return ""
         return f"it was seen with {in_words(self.most)} at most of the {in_words(self.limit)} allowed"
 
     def _coarse(self, pid: int) -> int:

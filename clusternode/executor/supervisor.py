@@ -329,7 +329,7 @@ class Supervisor:
         if task.verdict:
             code, reason, value = 128 + signal.SIGKILL, task.verdict, ""
         elif task.watch is not None and code and not task.is_ending:
-            reason = f"{reason}; {task.watch.remark}"
+            reason = "; ".join(filter(None, (reason, task.watch.remark)))
         out, err = self._stdout, self._stderr
         out.tell = err.tell = None
         self._watched.discard(task.key)
