@@ -74,6 +74,8 @@ from protocol.messages import (
 from protocol.messages import Job as JobMessage
 from protocol.relay import AWAY, Ask, Claim, Claimed, Told
 
+#: Nodes of which it is known why they were refused.
+REFUSALS_REMEMBERED = 1000
 #: A node that is away and holds nothing stays in `nodes` this long.
 REMEMBER_NODE = 3600.0
 
@@ -107,6 +109,7 @@ class Balancer:
         self._actions: list[Action] = []
         self._prompt: list[Action] = []
         self._unanswered = Unanswered()
+        self._refused: dict[str, str] = {}
         self._courier = Courier(self.ledger, lambda action: self._actions.append(action))
 
     # --- the step --------------------------------------------------------------------------------
@@ -170,8 +173,14 @@ class Balancer:
         if refusal is not None:
             self._send(link, refusal)
             self._actions.append(Close(link))
-            self._log(f"node {hello.name} refused: {refusal.reason}", warning=True)
+            # It tries again every second: said once, unless it is another reason.
+            if self._refused.pop(hello.node_id, None) != refusal.reason:
+                self._log(f"node {hello.name} refused: {refusal.reason}", warning=True)
+            while len(self._refused) >= REFUSALS_REMEMBERED:
+                del self._refused[next(iter(self._refused))]
+            self._refused[hello.node_id] = refusal.reason
             return
+        self._refused.pop(hello.node_id, None)
         node = self.ledger.node(hello.node_id)
         if node.link is not None:
             # The same instance comes again: its old link is dead, whatever TCP thinks.

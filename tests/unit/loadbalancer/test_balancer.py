@@ -16,6 +16,7 @@ from loadbalancer.core.events import (
     Deliver,
     HelloReceived,
     LinkLost,
+    Log,
     MessageReceived,
     Outcome,
     Send,
@@ -423,6 +424,25 @@ def test_one_node_more_than_the_limit_is_refused_with_the_reason_and_gets_no_job
     assert Close(2) in bench.actions
     bench.submit(1, *range(5))
     assert not bench.given(2)
+
+
+def test_one_that_is_refused_again_and_again_is_logged_once_for_each_reason() -> None:
+    bench = Bench(max_num_nodes=1)
+    bench.join(1)
+    logged = []
+    for link, name in ((2, "n2"), (3, "n2"), (4, "n1"), (5, "n1"), (6, "n2")):
+        bench.join(link, node_id="id2", name=name)
+        logged += [action.text for action in bench.actions if isinstance(action, Log)]
+    assert len(logged) == 3
+    assert all("refused" in text for text in logged)
+    # After it was let in, it is news again.
+    bench.step(LinkLost(1))
+    bench.join(7, node_id="id2", name="n2")
+    bench.join(8, node_id="id8")
+    bench.step(LinkLost(7))
+    bench.join(9, node_id="id9")
+    bench.join(10, node_id="id2", name="n2")
+    assert any(isinstance(action, Log) and "refused" in action.text for action in bench.actions)
 
 
 def test_a_name_that_is_taken_and_a_copied_data_directory_are_refused() -> None:
