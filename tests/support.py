@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import hashlib
 import json
 import os
@@ -54,6 +55,14 @@ def free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+
+
+def files_like(directory: Path, pattern: str) -> list[Path]:
+    """All below it whose names are so, also while directories come and go there, which ends a Path.rglob."""
+    found = []
+    for place, _, names in os.walk(directory):
+        found += [Path(place) / name for name in fnmatch.filter(names, pattern)]
+    return found
 
 
 def processes_with(marker: str) -> list[int]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from support import Client, Cluster, Node, eventually
+from support import Client, Cluster, Node, eventually, files_like
 
 MIB = 1024 * 1024
 SCRIPT = b'#!/bin/sh\necho "$0 $*"\ncat data/in\n'
@@ -52,7 +52,7 @@ def files_of(client: Client, ticket: str) -> dict[str, bytes]:
 
 
 def unfinished(node: Node) -> list[Path]:
-    return list(node.data.rglob("*unfinished-*"))
+    return files_like(node.data, "*unfinished-*")
 
 
 class TestUploads:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from processes.proxy import Proxy
-from support import Client, Cluster, Node, eventually
+from support import Client, Cluster, Node, eventually, files_like
 
 MIB = 1024 * 1024
 LEAVE = 'cd "$EVENLY_RESULT_DIR"; '
@@ -79,7 +79,7 @@ def upload(client: Client, content: bytes) -> str:
 
 
 def unfinished(node: Node) -> list[Path]:
-    return list(node.data.rglob("*unfinished-*"))
+    return files_like(node.data, "*unfinished-*")
 
 
 def leaves(size: int) -> str:
@@ -214,7 +214,9 @@ class TestTheWayHome:
         proxied.alpha.kill()
         gate.touch()
         stage = proxied.beta.data / "work" / "stage"
-        eventually(lambda: any(each.stat().st_size == 3 * MIB for each in stage.rglob("x")), "it has ended")
+        eventually(
+            lambda: any(each.stat().st_size == 3 * MIB for each in files_like(stage, "x")), "it has ended"
+        )
         proxied.alpha.start()
         with proxied.alpha.json_client() as client:
             check(client, ticket)
