@@ -10,9 +10,10 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from evenly.client.errors import ConnectionLost, NodesUnreachable, Refused, TransferFailed
-from evenly.client.lane import BACKOFF_FIRST, BACKOFF_MOST, object_of
+from evenly.client.errors import ConnectionLost, Refused, TransferFailed
+from evenly.client.lane import object_of
 from evenly.client.model import File, files_of
+from evenly.client.patience import Patience
 from evenly.client.talk import PIECE, Talk
 from protocol.fields import is_inside
 
@@ -67,9 +68,7 @@ async def fetch_all(
     each. `connect` goes to their node, which is tried again for `patience` seconds."""
     written: list[Path] = []
     wanted: list[File] | None = None
-    loop = asyncio.get_running_loop()
-    lost_at: float | None = None
-    delay = BACKOFF_FIRST
+    trying = Patience(patience)
     while True:
         try:
             async with await connect() as talk:
@@ -78,16 +77,12 @@ async def fetch_all(
                 while wanted:
                     written.append(await fetch(talk, ticket, wanted[0], directory))
                     file = wanted.pop(0)
-                    lost_at, delay = None, BACKOFF_FIRST
+                    trying.heard()
                     if told is not None:
                         told(file)
                 return written
         except ConnectionLost as error:
-            lost_at = loop.time() if lost_at is None else lost_at
-            if loop.time() - lost_at >= patience():
-                raise NodesUnreachable(f"{error}; it has the files of {ticket}") from None
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, BACKOFF_MOST)
+            await trying.lost(error, f"it has the files of {ticket}")
 
 
 async def fetch(talk: Talk, ticket: str, file: File, directory: Path) -> Path:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from evenly.client.errors import ConnectionLost, EvenlyError, NodesUnreachable
-from evenly.client.lane import BACKOFF_FIRST, BACKOFF_MOST, object_of
+from evenly.client.errors import ConnectionLost, EvenlyError
+from evenly.client.lane import object_of
 from evenly.client.model import Chunk
+from evenly.client.patience import Patience
 from evenly.client.talk import Talk
 
 
@@ -24,27 +24,21 @@ async def tail(
         UnknownTicket, Refused: with what the node says.
     """
     place = _Place(ticket)
-    loop = asyncio.get_running_loop()
-    lost_at: float | None = None
-    delay = BACKOFF_FIRST
+    trying = Patience(patience)
     while True:
         try:
             async with await open_talk() as talk:
                 await talk.send(place.question)
                 while True:
                     said = object_of(await talk.line(is_patient=True), talk.node)
-                    lost_at, delay = None, BACKOFF_FIRST
+                    trying.heard()
                     chunk = place.advance(said)
                     if chunk is None:
                         return
                     if chunk.data:
                         yield chunk
         except ConnectionLost as error:
-            lost_at = loop.time() if lost_at is None else lost_at
-            if loop.time() - lost_at >= patience():
-                raise NodesUnreachable(f"{error}; it answers for {ticket}") from None
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, BACKOFF_MOST)
+            await trying.lost(error, f"it answers for {ticket}")
 
 
 class _Place:
