@@ -92,8 +92,8 @@ async def _submit(client: AsyncClient, given: dict[str, Any], wait: bool, as_jso
         return exits.OK
     try:
         # Which of both it is: with a key it may be what somebody else submitted.
-        if (await client.status(job)).raw.get("array"):
-            return await follow_array(client, job, as_json)
+        if array := (await client.status(job)).raw.get("array"):
+            return await follow_array(client, job, array["size"], as_json)
         written = None if as_json else await follow(client, job)
         result = await client.wait(job)
     except BaseException as error:
@@ -162,10 +162,9 @@ def tell_missing(written: Written, result: Result) -> bool:
     return missing > 0
 
 
-async def follow_array(client: AsyncClient, array: Job | str, as_json: bool) -> int:
+async def follow_array(client: AsyncClient, array: Job | str, size: int, as_json: bool) -> int:
     """What its jobs write, one after the other, each when it has ended. Returns the exit code."""
-    status = await client.status(array)
-    with Bar(status.raw["array"]["size"], "jobs") as bar:
+    with Bar(size, "jobs") as bar:
         async for result in client.results(client.jobs(array)):
             bar.clear()
             show_one_of_many(str(bar.done), result, {"index": bar.done} if as_json else None)

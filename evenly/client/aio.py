@@ -299,18 +299,22 @@ class AsyncClient:
 
     async def jobs(self, array: Job | str) -> AsyncIterator[Job]:
         """The jobs of an array, in the order of their numbers; what is none has itself alone."""
-        ticket, node = ticket_of(array), await self.home(array)
-        size = ((await self.status(array)).raw.get("array") or {}).get("size", 0)
-        if not size:
-            yield Job(ticket, node)
-        first = 0
+        node = await self.home(array)
+        if (await self.status(array)).raw.get("array"):
+            async for row in self.rows(array):
+                yield Job(row["ticket"], node)
+        else:
+            yield Job(ticket_of(array), node)
+
+    async def rows(self, array: Job | str, first: int = 0) -> AsyncIterator[dict[str, Any]]:
+        """`ticket` and `outcome` (None before the end) of the jobs of an array, from number `first` on."""
+        size = first + 1
         while first < size:
-            page = (
-                await self.connections.watcher(node).lane.ask(f"result {ticket} {first}".encode(), object_of)
-            )["jobs"]
-            for job in page:
-                yield Job(job["ticket"], node)
-            first += len(page)
+            said = await self._ask(array, "result", object_of, str(first))
+            size = said["array"]["size"]
+            for row in said["jobs"]:
+                yield row
+            first += len(said["jobs"])
 
     async def cancel(self, job: Job | str) -> str:
         """`done`: nothing of it runs any more. `requested`: it is noted, and done once the cluster is whole.
@@ -445,9 +449,9 @@ class AsyncClient:
         connections = self.connections
         return functools.partial(connections.talk, node), functools.partial(connections.patience_with, node)
 
-    async def _ask(self, job: Job | str, verb: str, answer: Callable[[bytes, Address], T]) -> T:
+    async def _ask(self, job: Job | str, verb: str, answer: Callable[[bytes, Address], T], *words: str) -> T:
         lane = self.connections.watcher(await self.home(job)).lane
-        return await lane.ask(f"{verb} {ticket_of(job)}".encode(), answer)
+        return await lane.ask(" ".join([verb, ticket_of(job), *words]).encode(), answer)
 
     async def home(self, job: Job | str) -> Address:
         """The node that answers for a job.
