@@ -15,6 +15,7 @@ take their arguments by name, may be `async`, and return what JSON can say.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import types
@@ -24,7 +25,7 @@ from typing import Any, TypeVar, overload
 
 from protocol.fields import is_name
 from protocol.limits import JSON_DEPTH_LIMIT, NAME_LIMIT, PARTIAL_LIMIT
-from protocol.tasks import KINDS, Parameter, Signature, depth_of
+from protocol.tasks import KINDS, Parameter, Signature, is_no_json_or_deep
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -79,12 +80,10 @@ def partial(value: Any) -> None:
         TypeError, ValueError: where JSON cannot say it, or it is too large.
         RuntimeError: outside a task.
     """
-    try:
+    text = ""  # of what is deeper than Python can say: no JSON
+    with contextlib.suppress(RecursionError):
         text = json.dumps(value, allow_nan=False)
-        is_deep = depth_of(json.loads(text)) > JSON_DEPTH_LIMIT
-    except RecursionError:
-        is_deep = True
-    if is_deep:
+    if is_no_json_or_deep(text):
         raise ValueError(f"a partial result is nested at most {JSON_DEPTH_LIMIT} levels deep")
     if len(text) > PARTIAL_LIMIT:
         raise ValueError(f"a partial result is at most {PARTIAL_LIMIT} characters of JSON, not {len(text)}")

@@ -77,6 +77,14 @@ def depth_of(value: Any) -> int:
     return depth
 
 
+def is_no_json_or_deep(text: str) -> bool:
+    """Whether no reply can hold it: it is no JSON, or nested deeper than JSON_DEPTH_LIMIT."""
+    try:
+        return depth_of(json.loads(text)) > JSON_DEPTH_LIMIT
+    except (ValueError, RecursionError):
+        return True
+
+
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """`kinds`: names of KINDS, one of which it must be; none where anything will do."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from protocol.job import is_ticket
 from protocol.limits import JSON_DEPTH_LIMIT, PARTIAL_LIMIT, PARTIALS_BYTES
-from protocol.tasks import depth_of
+from protocol.tasks import depth_of, is_no_json_or_deep
 from runtime.blobs import sync_directory
 
 #: Tickets whose last value is remembered; of others it is read again.
@@ -48,11 +48,7 @@ class Partials:
             self._remember(ticket, last)
         if (attempt, number) <= last:
             return
-        try:
-            is_deep = depth_of(json.loads(value)) > JSON_DEPTH_LIMIT
-        except (ValueError, RecursionError):
-            is_deep = True
-        if is_deep:
+        if is_no_json_or_deep(value):
             raise TooMuch(f"a partial result is no JSON, or nested deeper than {JSON_DEPTH_LIMIT} levels")
         if len(value) > PARTIAL_LIMIT:
             raise TooMuch(f"a partial result is over {PARTIAL_LIMIT} characters")

@@ -23,7 +23,6 @@ from evenly.cli.common import (
     json_option,
     named,
     nodes_option,
-    printable,
     run,
     tickets_argument,
     where,
@@ -31,7 +30,7 @@ from evenly.cli.common import (
 )
 from evenly.cli.submit import follow, follow_array, tell_end, tell_missing
 from evenly.client import AsyncClient, Job, Result, UnknownTicket
-from evenly.client.lane import object_of
+from evenly.words import printable
 
 
 @click.command()
@@ -84,11 +83,9 @@ async def whole(client: AsyncClient, said: Result) -> dict[str, Any]:
     """The result as it came; of an array, in which only the first jobs are listed, with all of them."""
     raw = dict(said.raw)
     if (array := raw.get("array")) is not None:
-        lane = client.connections.watcher(await client.home(said.ticket)).lane
         jobs = raw["jobs"] = list(raw.get("jobs") or ())
-        while len(jobs) < array["size"]:
-            page = await lane.ask(f"result {said.ticket} {len(jobs)}".encode(), object_of)
-            jobs += page["jobs"]
+        if len(jobs) < array["size"]:
+            jobs += [row async for row in client.rows(said.ticket, len(jobs))]
     return raw
 
 
@@ -150,14 +147,14 @@ def tail(ticket: str, nodes: str | None, as_json: bool) -> None:
 
     async def work(client: AsyncClient) -> int:
         try:
-            is_array = bool((await client.status(ticket)).raw.get("array"))
+            array = (await client.status(ticket)).raw.get("array")
         except UnknownTicket as error:
             # Any node shows what a job of another node writes; how it ends is known to that one alone.
             await follow(client, Job(error.ticket, client.nodes_known[0]), as_json)
             say(f"how {error.ticket} ended is known to the node that gave this ticket")
             return exits.OK
-        if is_array:
-            return await follow_array(client, ticket, as_json)
+        if array:
+            return await follow_array(client, ticket, array["size"], as_json)
         written = await follow(client, ticket, as_json)
         said = await client.wait(ticket)
         if not as_json:
