@@ -21,7 +21,7 @@ from evenly.workload.progress import View
 from evenly.workload.reader import FORMATS
 from evenly.workload.report import as_json as report_json
 from evenly.workload.report import as_text, report_of
-from evenly.workload.session import Wishes, perform, prepare, progress_of
+from evenly.workload.session import Wishes, perform, prepare
 from evenly.workload.state import State, unusable
 
 
@@ -110,8 +110,7 @@ def _report(wishes: Wishes, nodes: str | None, state: State, as_json: bool) -> i
 
 
 def _how_to_resume(wishes: Wishes, nodes: str | None, state: State) -> str:
-    said = progress_of(state.counts())
-    return f"{said}; go on with: evenly run {_named(wishes, nodes)} --resume"
+    return f"{state.counts()}; go on with: evenly run {_named(wishes, nodes)} --resume"
 
 
 def _named(wishes: Wishes, nodes: str | None) -> str:

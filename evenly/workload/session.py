@@ -18,7 +18,7 @@ from evenly.workload.errors import WorkloadError
 from evenly.workload.progress import View
 from evenly.workload.reader import Workload
 from evenly.workload.runner import Run
-from evenly.workload.state import SUFFIX, Counts, State
+from evenly.workload.state import SUFFIX, State
 
 #: Bytes of randomness in a run's name, from which its keys come.
 RUN_BYTES = 8
@@ -145,9 +145,4 @@ def perform(wishes: Wishes, workload: Workload, state: State, nodes: list[Addres
     return came[0] if came else None
 
 
-def progress_of(counts: Counts) -> str:
-    """In words, how far a run is."""
-    return f"{counts.submitted} of {counts.jobs} submitted, {counts.ended} done"
-
-
-__all__ = ["BadFile", "EvenlyError", "Wishes", "perform", "prepare", "progress_of"]
+__all__ = ["BadFile", "EvenlyError", "Wishes", "perform", "prepare"]

@@ -96,6 +96,10 @@ class Counts:
     def open(self) -> int:
         return self.submitted - self.ended
 
+    def __str__(self) -> str:
+        """In words, how far the run is."""
+        return f"{self.submitted} of {self.jobs} submitted, {self.ended} done"
+
 
 class State:
     """The state file of one run, for one process at a time.
@@ -148,10 +152,8 @@ class State:
     def refuse_unless_over(self) -> None:
         """Raises WorkloadError where its tickets would be lost."""
         if self.get("begun") and not self.get("over"):
-            counts = self.counts()
             raise WorkloadError(
-                f"a run of {self.get('file')} is not over ({counts.submitted} of {counts.jobs} submitted, "
-                f"{counts.ended} done): --resume goes on with it; "
+                f"a run of {self.get('file')} is not over ({self.counts()}): --resume goes on with it; "
                 f"rm {self.path} forgets it, and --state names a file for another"
             )
 
