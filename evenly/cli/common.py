@@ -24,6 +24,7 @@ from evenly.client import (
     Status,
     UnknownTicket,
 )
+from evenly.words import printable
 
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -154,11 +155,6 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 def coloured_cell(padded: str) -> str:
     word = padded.rstrip()
     return coloured(word) + padded[len(word) :]
-
-
-def printable(value: object) -> str:
-    """On one line, and without what a terminal would obey."""
-    return "".join(c if c.isprintable() else " " for c in str(value))
 
 
 def named(said: str) -> str:

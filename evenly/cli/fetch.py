@@ -9,9 +9,10 @@ import click
 
 from evenly.cli import exits
 from evenly.cli.app import said_of, say
-from evenly.cli.common import echo, emit, json_option, nodes_option, printable, run, table
+from evenly.cli.common import echo, emit, json_option, nodes_option, run, table
 from evenly.cli.progress import Bar
 from evenly.client import AsyncClient, File, Refused
+from evenly.words import printable
 
 
 @click.command()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from evenly.words import printable
 from protocol.limits import GIB, MIB
 
 #: Columns of a node's bar; characters of its name, before they are cut.
@@ -115,7 +116,7 @@ def job_text(job: dict[str, Any]) -> str:
     else:
         said = f"sleep of {spec.get('sleep', '?')} ms"
     named = f"[{job['name']}] {said}" if job.get("name") else said
-    return "".join(c if c.isprintable() else " " for c in named)
+    return printable(named)
 
 
 def since(seconds: float) -> str:

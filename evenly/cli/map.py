@@ -15,7 +15,7 @@ import click
 
 from evenly.cli import exits
 from evenly.cli.app import OutputLost, is_utf8, say
-from evenly.cli.common import emit, json_option, nodes_option, printable, run, show_one_of_many
+from evenly.cli.common import emit, json_option, nodes_option, run, show_one_of_many
 from evenly.cli.jobs import job_of, job_options
 from evenly.cli.progress import Bar
 from evenly.cli.submit import GIVE_UP
@@ -24,6 +24,7 @@ from evenly.client.aio import WINDOW
 from evenly.client.bridge import Inlet
 from evenly.client.feed import fed
 from evenly.client.template import compile_words
+from evenly.words import jobs, jobs_are, printable
 from protocol.limits import LINE_LIMIT
 
 LIST = ":::"
@@ -196,10 +197,10 @@ class Map:
             async with asyncio.timeout_at(end):
                 await client.stats()  # answered behind all submissions that are on their way
         done = [sent.job for sent in self._sent if sent.job.done() and not sent.job.cancelled()]
-        jobs = [job.result() for job in done if job.exception() is None]
+        taken = [job.result() for job in done if job.exception() is None]
         count, requested, left = 0, 0, []
-        for at in range(0, len(jobs), AT_ONCE):
-            part = jobs[at : at + AT_ONCE]
+        for at in range(0, len(taken), AT_ONCE):
+            part = taken[at : at + AT_ONCE]
             asked = [asyncio.ensure_future(client.cancel(job)) for job in part]
             await asyncio.wait(asked, timeout=max(0.0, end - loop.time()))
             for job, future in zip(part, asked, strict=True):
@@ -210,21 +211,20 @@ class Map:
                     count += future.result() == "done"
                     requested += future.result() == "requested"
         if count and not is_quiet:
-            say("1 job is cancelled" if count == 1 else f"{count} jobs are cancelled")
+            say(f"{jobs_are(count)} cancelled")
         if requested:
-            jobs_ = "1 job is" if requested == 1 else f"{requested} jobs are"
-            say(f"{jobs_} to be cancelled once the cluster is whole")
+            say(f"{jobs_are(requested)} to be cancelled once the cluster is whole")
         # What has no ticket by now may be a job all the same.
         self._tell_left(left, sum(not sent.job.done() for sent in self._sent))
 
     def _tell_left(self, tickets: list[str], unknown: int) -> None:
         if unknown:
-            jobs = "1 job" if unknown == 1 else f"{unknown} jobs"
-            say(f"of {jobs} it is not known whether they were taken; evenly list shows those that were")
+            say(
+                f"of {jobs(unknown)} it is not known whether they were taken; evenly list shows those that were"
+            )
         if tickets:
-            jobs = "1 job" if len(tickets) == 1 else f"{len(tickets)} jobs"
             named = " ".join(tickets[:NAMED]) + (" …" if len(tickets) > NAMED else "")
-            say(f"{jobs} could not be cancelled; evenly cancel {named} tries again")
+            say(f"{jobs(len(tickets))} could not be cancelled; evenly cancel {named} tries again")
 
 
 def _shown(item: str) -> str:

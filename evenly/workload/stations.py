@@ -14,6 +14,7 @@ from typing import Any
 from evenly.client.errors import EvenlyError, NodesUnreachable, UnknownTicket
 from evenly.client.lane import Lane, Question, object_of
 from evenly.client.model import Address
+from evenly.words import printable
 from evenly.workload.books import Books
 from evenly.workload.state import SUCCEEDED, UNKNOWN, End, Open
 
@@ -205,9 +206,8 @@ def end_of_line(line: bytes) -> End:
     )
 
 
-def _plain(text: str) -> str:
-    """On one line, and without what a terminal would obey."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+def _in_words(text: str) -> str:
+    return " ".join(printable(text).split())
 
 
 def end_of_result(said: dict[str, Any]) -> End:
@@ -217,9 +217,9 @@ def end_of_result(said: dict[str, Any]) -> End:
         code, words = said.get("exit_code"), said.get("reason")
         parts = [f"exit code {code}"] if code is not None else []
         parts += [words] if words else []
-        reason = _plain(", ".join(parts))
+        reason = _in_words(", ".join(parts))
         lines = (said.get("stderr") or "").strip().splitlines()
-        hint = _plain(lines[-1])[:HINT] if lines else ""
+        hint = _in_words(lines[-1])[:HINT] if lines else ""
     return End(
         said["ticket"],
         said["outcome"],

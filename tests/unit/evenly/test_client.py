@@ -30,11 +30,6 @@ async def eventually(condition: Callable[[], object]) -> None:
 
 
 @pytest.fixture
-async def node(cluster: FakeCluster) -> FakeNode:
-    return (await cluster.start())[0]
-
-
-@pytest.fixture
 async def client(cluster: FakeCluster, node: FakeNode) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(cluster.addresses) as client:
         yield client

@@ -14,17 +14,6 @@ from evenly.client import AsyncClient, EvenlyError, Job, JobTimeout
 from .fake_node import FakeCluster, FakeNode
 
 
-@pytest.fixture
-async def node(cluster: FakeCluster) -> FakeNode:
-    return (await cluster.start())[0]
-
-
-@pytest.fixture
-async def client(node: FakeNode) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(node.address) as client:
-        yield client
-
-
 async def _all(results: AsyncIterator[Any]) -> list[Any]:
     return [result async for result in results]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,17 +13,6 @@ from evenly.client import AsyncClient, Chunk, File, NodesUnreachable, Refused, T
 from evenly.client.files import place_of
 
 from .fake_node import FakeCluster, FakeNode
-
-
-@pytest.fixture
-async def node(cluster: FakeCluster) -> FakeNode:
-    return (await cluster.start())[0]
-
-
-@pytest.fixture
-async def client(node: FakeNode) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(node.address) as client:
-        yield client
 
 
 async def test_a_thousand_jobs_with_the_same_file_upload_it_once(

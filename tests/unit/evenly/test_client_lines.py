@@ -10,14 +10,9 @@ import pytest
 from evenly.client import AsyncClient, EvenlyError, Job, Refused
 from evenly.client.lines import ticket_of
 
-from .fake_node import FakeCluster, FakeNode
+from .fake_node import FakeNode
 
 GOOD = "A" * 16
-
-
-@pytest.fixture
-async def node(cluster: FakeCluster) -> FakeNode:
-    return (await cluster.start())[0]
 
 
 @pytest.mark.parametrize("given", [GOOD, f" {GOOD.lower()}\n", Job(GOOD, "n:9000")])
