@@ -178,11 +178,7 @@ class Ledger:
     def park(self, job: Job) -> None:
         """It was not started, as what it is to find is at its origin, which is away."""
         self.tell(job, "not started: its files are at its origin, which is away")
-        job.not_before = self.now + PARKED
-        self._leave_node(job)
-        job.move(State.DELAYED)
-        job.since = self.now
-        self._delay(job)
+        self._put_off(job, self.now + PARKED)
         self._touched[job.ticket] = job
 
     def is_parked(self, job: Job) -> bool:
@@ -206,14 +202,19 @@ class Ledger:
         """The attempt ended so, and the job has retries left: the next one comes after a while."""
         self.counters["retried"] += 1
         self.tell(job, outcome)
-        job.not_before = self.now + min(RETRY_FIRST * 2.0**job.failures, RETRY_LONGEST)
+        until = self.now + min(RETRY_FIRST * 2.0**job.failures, RETRY_LONGEST)
         job.failures += 1
         job.attempt += 1
+        self._put_off(job, until)
+        self._touched[job.ticket] = job
+
+    def _put_off(self, job: Job, until: float) -> None:
+        """Off its node, to be queued then. Whether that is recorded is the caller's."""
+        job.not_before = until
         self._leave_node(job)
         job.move(State.DELAYED)
         job.since = self.now
         self._delay(job)
-        self._touched[job.ticket] = job
 
     def _delay(self, job: Job) -> None:
         self.delayed += 1
@@ -278,11 +279,7 @@ class Ledger:
         self._unsure.discard(job.ticket)
         self.asked[job.ticket] = job
         self._questions.setdefault(job.origin, []).append(job.ticket)
-        job.not_before = self.now + self._grace
-        self._leave_node(job)
-        job.move(State.DELAYED)
-        job.since = self.now
-        self._delay(job)
+        self._put_off(job, self.now + self._grace)
 
     def ask_again(self, origin: Node) -> None:
         """It has connected: what was to be asked of it meanwhile, it has not heard."""
