@@ -219,9 +219,8 @@ class Map:
 
     def _tell_left(self, tickets: list[str], unknown: int) -> None:
         if unknown:
-            say(
-                f"of {jobs(unknown)} it is not known whether they were taken; evenly list shows those that were"
-            )
+            said = "it is not known whether they were taken; evenly list shows those that were"
+            say(f"of {jobs(unknown)} {said}")
         if tickets:
             named = " ".join(tickets[:NAMED]) + (" …" if len(tickets) > NAMED else "")
             say(f"{jobs(len(tickets))} could not be cancelled; evenly cancel {named} tries again")
