@@ -28,16 +28,15 @@ from protocol.file_replies import (
     file_head,
 )
 from protocol.job import Command, Report, ResultFile, Task
+from protocol.job_objects import job_fields, status_fields
 from protocol.limits import ARRAY_LIMIT, PIECE_BYTES
 from protocol.replies import (
     Failure,
     JobView,
     Reply,
     UnknownTicket,
-    job_fields,
     render_json,
     render_text,
-    status_fields,
 )
 
 #: Files of all jobs of an array, in one list.
@@ -104,8 +103,9 @@ class Desk:
     async def in_turn(self, asked: Fetch | Has | Partial, as_json: bool) -> AsyncGenerator[bytes]:
         """The same, rendered: only when what was asked before has been answered, which may change it."""
         reply = await self.answer(asked)
-        # A million partial results take their time.
-        yield await asyncio.to_thread(render_json if as_json else render_text, reply)
+        render = render_json if as_json else render_text
+        # A million partial results take their time, whether a file is here none.
+        yield render(reply) if isinstance(asked, Has) else await asyncio.to_thread(render, reply)
 
     async def send_file(self, asked: Fetch, as_json: bool) -> AsyncGenerator[bytes]:
         """A file that a job left, or one line that says why not. Raises OSError in the middle of one."""

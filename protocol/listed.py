@@ -8,8 +8,9 @@ from typing import NamedTuple
 from protocol.arrays import size_of
 from protocol.file_replies import compact_json
 from protocol.job import JobSpec, Sleep, Task
+from protocol.job_objects import spec_fields, status_fields
 from protocol.listing import OPEN
-from protocol.replies import JobView, spec_fields, status_fields, text_block
+from protocol.replies import JobView, text_block
 
 #: Characters of a row of the table, as most terminals show them in one line; of a name and of a tag in it.
 ROW_WIDTH = 120

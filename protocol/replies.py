@@ -6,8 +6,6 @@ ends it (dots at the start of a line are doubled, as in SMTP). JSON: one object 
 
 from __future__ import annotations
 
-import json
-from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,8 +13,9 @@ from typing import Any, NamedTuple
 from protocol import explain, file_replies
 from protocol.dialogue import HELP
 from protocol.explain import Explained, shown_time
-from protocol.file_replies import FileReply, compact_json, files_fields, json_line
-from protocol.job import Extras, JobSpec, JobState, Outcome, Report, Sleep, Task
+from protocol.file_replies import FileReply, compact_json, json_line
+from protocol.job import JobSpec, JobState, Outcome, Report, Sleep
+from protocol.job_objects import array_fields, job_fields, status_fields, value_of
 
 NOT_EXECUTED = "Result has not been executed yet, come back later."
 NOT_FOUND = "This job could not be found on this node."
@@ -231,7 +230,7 @@ def _output(report: Report) -> bytes:
     """stdout with what a task returned as its last line, then stderr under a line that says so; a line that
     says what was cut off."""
     out = _with_note(report.stdout, report.stdout_total, "stdout")
-    value = _value(report)
+    value = value_of(report)
     if value is not None:
         shown = value if isinstance(value, str) else report.value
         out += (b"" if out.endswith(b"\n") or not out else b"\n") + _line(shown)
@@ -242,14 +241,6 @@ def _output(report: Report) -> bytes:
         return err
     separator = b"" if out.endswith(b"\n") else b"\n"
     return out + separator + b"--- stderr ---\n" + err
-
-
-def _value(report: Report) -> Any:
-    """What a task returned; None where there is nothing."""
-    try:
-        return json.loads(report.value) if report.value else None
-    except (ValueError, RecursionError):
-        return report.value  # another program's: as it is
 
 
 def _with_note(kept: bytes, total: int, name: str) -> bytes:
@@ -364,99 +355,14 @@ def render_json(reply: Reply) -> bytes:
     return _JSON[type(reply)](reply)
 
 
-def spec_fields(spec: JobSpec) -> dict[str, Any]:
-    if isinstance(spec, Sleep):
-        return {"sleep": spec.ms, "key": spec.key} if spec.key else {"sleep": spec.ms}
-    return {
-        **({"task": spec.name, "payload": _payload(spec)} if isinstance(spec, Task) else {"run": spec.line}),
-        "time": spec.time_limit,
-        "retries": spec.retries,
-        "at_most_once": spec.at_most_once,
-        **_extras_fields(spec.extras),
-    }
-
-
-def _extras_fields(extras: Extras) -> dict[str, Any]:
-    """By the names that a submission gives them."""
-    given = extras.given()
-    if "env" in given:
-        given["env"] = dict(extras.env)
-    if files := given.pop("files", None):
-        given["file"] = dict(files)
-    return given
-
-
-def _payload(spec: Task) -> Any:
-    try:
-        return json.loads(spec.payload)
-    except (ValueError, RecursionError):
-        return spec.payload
-
-
-def job_fields(job: JobView) -> dict[str, Any]:
-    """The object of `result`: every key is always there, null where there is nothing to say yet.
-
-    Times are seconds since the epoch. Bytes of the output that are no UTF-8 stand as U+FFFD, and all of that
-    output once more under `stdout_base64` or `stderr_base64`.
-    """
-    report = job.report
-    stdout, more = _text("stdout", report.stdout) if report else (None, {})
-    stderr, more_of_stderr = _text("stderr", report.stderr) if report else (None, {})
-    return {
-        "ticket": job.ticket,
-        "state": str(job.state),
-        "outcome": None if job.outcome is None else str(job.outcome),
-        "exit_code": report.exit_code if report else None,
-        "stdout": stdout,
-        "stderr": stderr,
-        "truncated": report.truncated if report else False,
-        "attempt": job.attempt,
-        "node": (report.node or None) if report else job.node,
-        "submitted_at": job.submitted_at,
-        "started_at": report.started_at if report else job.started_at,
-        "finished_at": report.finished_at if report else None,
-        "reason": (report.reason or None) if report else None,
-        "stdout_bytes": report.stdout_total if report else None,
-        "stderr_bytes": report.stderr_total if report else None,
-        "value": _value(report) if report else None,
-        **more,
-        **more_of_stderr,
-        **({"files": files_fields(report.files)} if report and report.files else {}),
-        "job": spec_fields(job.spec),
-    }
-
-
-def _text(stream: str, output: bytes) -> tuple[str, dict[str, str]]:
-    try:
-        return output.decode(), {}
-    except UnicodeDecodeError:
-        return output.decode("utf-8", "replace"), {f"{stream}_base64": b64encode(output).decode()}
-
-
-def _array_fields(array: ArrayView) -> dict[str, Any]:
-    counts = {str(outcome): array.counts.get(outcome, 0) for outcome in Outcome}
-    return {"size": array.size, "open": array.open, **counts}
-
-
 def _result_json(reply: ResultOf) -> bytes:
     job, array = reply.job, reply.job.array
     fields = job_fields(job)
     if array is not None:
-        fields["array"] = _array_fields(array)
+        fields["array"] = array_fields(array)
         fields["first"] = array.first
         fields["jobs"] = [{"ticket": ticket, "outcome": outcome} for ticket, outcome in array.jobs or ()]
     return json_line(fields)
-
-
-def status_fields(job: JobView) -> dict[str, Any]:
-    fields = job_fields(job)
-    keys = ("ticket", "state", "outcome", "attempt", "node", "submitted_at", "started_at", "finished_at")
-    value = {key: fields[key] for key in keys}
-    if job.waits_for:
-        value["waits_for"] = job.waits_for
-    if job.array is not None:
-        value["array"] = _array_fields(job.array)
-    return value
 
 
 def _status_json(reply: StatusOf) -> bytes:
